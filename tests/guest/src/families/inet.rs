@@ -1,0 +1,488 @@
+//! AF_INET and AF_INET6 on the loopback: streams, datagrams, names, errors, readiness.
+
+use crate::sys::*;
+use crate::{c, cases};
+
+cases! {
+    kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, nonblocking, peek_and_waitall,
+    urgent, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes,
+}
+
+const STREAM: i32 = libc::SOCK_STREAM;
+const DGRAM: i32 = libc::SOCK_DGRAM;
+const NOWAIT: i32 = libc::MSG_DONTWAIT;
+
+pub(super) fn socket(v6: bool, kind: i32) -> i32 {
+    let f = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    c!(libc::socket(f, kind | libc::SOCK_CLOEXEC, 0)).fd()
+}
+
+/// A socket address; the wildcard for `any`.
+pub(super) fn addr(v6: bool, port: u16, any: bool) -> (libc::sockaddr_storage, u32) {
+    let mut s: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    if v6 {
+        let a = unsafe { &mut *(&raw mut s).cast::<libc::sockaddr_in6>() };
+        a.sin6_family = libc::AF_INET6 as u16;
+        a.sin6_port = port.to_be();
+        a.sin6_addr.s6_addr[15] = u8::from(!any);
+        (s, 28)
+    } else {
+        let a = unsafe { &mut *(&raw mut s).cast::<libc::sockaddr_in>() };
+        a.sin_family = libc::AF_INET as u16;
+        a.sin_port = port.to_be();
+        a.sin_addr.s_addr = if any { 0 } else { 0x7f00_0001u32.to_be() };
+        (s, 16)
+    }
+}
+
+fn bind(fd: i32, v6: bool, port: u16, any: bool) -> R {
+    let (a, n) = addr(v6, port, any);
+    c!(libc::bind(fd, (&raw const a).cast(), n))
+}
+
+fn connect(fd: i32, v6: bool, port: u16) -> R {
+    let (a, n) = addr(v6, port, false);
+    c!(libc::connect(fd, (&raw const a).cast(), n))
+}
+
+fn name(fd: i32, peer: bool) -> Result<(u16, String, u32), R> {
+    let mut s: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut n = 128u32;
+    let r = if peer {
+        c!(libc::getpeername(fd, (&raw mut s).cast(), &mut n))
+    } else {
+        c!(libc::getsockname(fd, (&raw mut s).cast(), &mut n))
+    };
+    if !r.is_ok() {
+        return Err(r);
+    }
+    Ok(if i32::from(s.ss_family) == libc::AF_INET6 {
+        let a = unsafe { &*(&raw const s).cast::<libc::sockaddr_in6>() };
+        (u16::from_be(a.sin6_port), std::net::Ipv6Addr::from(a.sin6_addr.s6_addr).to_string(), n)
+    } else {
+        let a = unsafe { &*(&raw const s).cast::<libc::sockaddr_in>() };
+        (
+            u16::from_be(a.sin_port),
+            std::net::Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).to_string(),
+            n,
+        )
+    })
+}
+
+fn port(fd: i32) -> u16 {
+    name(fd, false).expect("a name").0
+}
+
+fn send(fd: i32, b: &[u8], flags: i32) -> R {
+    c!(libc::send(fd, b.as_ptr().cast(), b.len(), flags | libc::MSG_NOSIGNAL))
+}
+
+fn recv(fd: i32, n: usize, flags: i32) -> String {
+    let mut b = vec![0u8; n];
+    let r = c!(libc::recv(fd, b.as_mut_ptr().cast(), n, flags));
+    if r.is_ok() { quoted(&b[..(r.0 as usize).min(n)]) } else { r.to_string() }
+}
+
+fn events(fd: i32) -> String {
+    let mut p = libc::pollfd { fd, events: 0x3fff & !libc::POLLNVAL, revents: 0 };
+    let r = c!(libc::poll(&mut p, 1, 0));
+    format!("{r} {:#x}", p.revents)
+}
+
+/// Waits for one of the events.
+fn await_events(fd: i32, events: i16) {
+    let mut p = libc::pollfd { fd, events, revents: 0 };
+    let r = c!(libc::poll(&mut p, 1, 10_000));
+    assert!(r.0 == 1, "no event {events:#x} within ten seconds: {r}");
+}
+
+fn listener(v6: bool) -> (i32, u16) {
+    let s = socket(v6, STREAM);
+    assert!(bind(s, v6, 0, false).is_ok());
+    assert!(c!(libc::listen(s, 5)).is_ok());
+    (s, port(s))
+}
+
+/// A connection: both ends.
+fn pair(v6: bool) -> (i32, i32) {
+    let (l, p) = listener(v6);
+    let c = socket(v6, STREAM);
+    assert!(connect(c, v6, p).is_ok());
+    let s =
+        c!(libc::accept4(l, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)).fd();
+    close(l);
+    (c, s)
+}
+
+fn kinds() {
+    for f in [libc::AF_INET, libc::AF_INET6] {
+        for (k, p) in [
+            (STREAM, 0),
+            (STREAM, 6),
+            (STREAM, 17),
+            (DGRAM, 0),
+            (DGRAM, 17),
+            (DGRAM, 6),
+            (libc::SOCK_RAW, 0),
+            (libc::SOCK_SEQPACKET, 0),
+            (9, 0),
+            (STREAM, 300),
+            (STREAM, -1),
+        ] {
+            let r = c!(libc::socket(f, k | libc::SOCK_CLOEXEC, p));
+            say(&format!("{f} {k} {p}"), r.ok());
+            if r.is_ok() {
+                close(r.0 as i32);
+            }
+        }
+        let mut s = [0; 2];
+        say("pair", c!(libc::socketpair(f, STREAM, 0, s.as_mut_ptr())));
+    }
+}
+
+fn stream_exchange() {
+    for v6 in [false, true] {
+        let (c, s) = pair(v6);
+        say("send", send(c, b"hello", 0));
+        say("recv", recv(s, 100, 0));
+        say("empty", recv(s, 100, NOWAIT));
+        say("back", send(s, b"world", 0));
+        say("read", read_text(c, 100));
+        say("zero", send(c, b"", 0));
+        close(c);
+        say("end", recv(s, 10, 0));
+        say("again", recv(s, 10, 0));
+        close(s);
+    }
+}
+
+fn names() {
+    for v6 in [false, true] {
+        let s = socket(v6, STREAM);
+        say("unbound", format!("{:?}", name(s, false).map_err(|r| r.to_string())));
+        say("peer of none", name(s, true).err().map_or("?".into(), |r| r.to_string()));
+        let (c, s2) = pair(v6);
+        let (a, b) = (name(c, false).expect("name"), name(s2, true).expect("name"));
+        say("ends agree", a == b && name(c, true).ok() == name(s2, false).ok());
+        say("addresses", format!("{} {}", a.1, a.2));
+        say("ephemeral", (32_768..=60_999).contains(&a.0));
+        close(s);
+    }
+}
+
+fn connect_errors() {
+    for v6 in [false, true] {
+        let (l, p) = listener(v6);
+        close(l);
+        let s = socket(v6, STREAM);
+        say("refused", connect(s, v6, p));
+        say("error taken", sockerr(s));
+        say("again", connect(s, v6, p));
+        let (a, _) = addr(v6, 1, false);
+        say("short", c!(libc::connect(s, (&raw const a).cast(), 8)));
+        let (a, n) = addr(!v6, 1, false);
+        say("family", c!(libc::connect(s, (&raw const a).cast(), n)));
+        let (c, _) = pair(v6);
+        say("twice", connect(c, v6, p));
+        say("send unconnected", send(socket(v6, STREAM), b"x", 0));
+        say("recv unconnected", recv(socket(v6, STREAM), 5, 0));
+    }
+}
+
+pub(super) fn sockerr(fd: i32) -> String {
+    let (mut e, mut n) = (0i32, 4u32);
+    let r = c!(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut e).cast(), &mut n));
+    format!("{r} {}", errno_name(e))
+}
+
+fn bind_errors() {
+    for v6 in [false, true] {
+        let (_l, p) = listener(v6);
+        let s = socket(v6, STREAM);
+        say("in use", bind(s, v6, p, false));
+        say("wildcard in use", bind(s, v6, p, true));
+        say("bound", bind(s, v6, 0, true));
+        say("twice", bind(s, v6, 0, true));
+        let s = socket(v6, STREAM);
+        let (a, n) = addr(!v6, 0, false);
+        say("family", c!(libc::bind(s, (&raw const a).cast(), n)));
+        let (a, _) = addr(v6, 0, false);
+        say("short", c!(libc::bind(s, (&raw const a).cast(), 10)));
+    }
+    let s = socket(false, STREAM);
+    let (mut a, n) = addr(false, 0, false);
+    unsafe { (*(&raw mut a).cast::<libc::sockaddr_in>()).sin_addr.s_addr = 0x0102_0304u32.to_be() };
+    say("not ours", c!(libc::bind(s, (&raw const a).cast(), n)));
+}
+
+fn listen_errors() {
+    let (c, s) = pair(false);
+    say("connected", c!(libc::listen(c, 1)));
+    let u = socket(false, DGRAM);
+    say("datagram", c!(libc::listen(u, 1)));
+    say("accept datagram", c!(libc::accept(u, std::ptr::null_mut(), std::ptr::null_mut())));
+    say("accept connected", c!(libc::accept(s, std::ptr::null_mut(), std::ptr::null_mut())));
+    let l = socket(false, STREAM);
+    say("unbound", c!(libc::listen(l, 1)));
+    say("has a port", port(l) != 0);
+    say("again", c!(libc::listen(l, 3)));
+    say("connect listener", connect(l, false, 1));
+    say("recv listener", recv(l, 1, 0));
+    say("send listener", send(l, b"x", 0));
+}
+
+fn set(fd: i32, level: i32, opt: i32, v: i32) -> R {
+    c!(libc::setsockopt(fd, level, opt, (&raw const v).cast(), 4))
+}
+
+fn reuse() {
+    let a = socket(false, STREAM);
+    let b = socket(false, STREAM);
+    set(a, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    set(b, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    bind(a, false, 0, false);
+    say("both may bind", bind(b, false, port(a), false));
+    say("first listens", c!(libc::listen(a, 1)));
+    say("second does not", c!(libc::listen(b, 1)));
+    let g: Vec<i32> = (0..2)
+        .map(|_| {
+            let s = socket(false, STREAM);
+            set(s, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+            s
+        })
+        .collect();
+    bind(g[0], false, 0, false);
+    say("group", bind(g[1], false, port(g[0]), false));
+    say("both listen", format!("{} {}", c!(libc::listen(g[0], 1)), c!(libc::listen(g[1], 1))));
+    let u: Vec<i32> = (0..2).map(|_| socket(false, DGRAM)).collect();
+    bind(u[0], false, 0, false);
+    say("datagram in use", bind(u[1], false, port(u[0]), false));
+}
+
+fn half_close() {
+    let (c, s) = pair(false);
+    say("shut", c!(libc::shutdown(c, libc::SHUT_WR)));
+    say("send after", send(c, b"x", 0));
+    say("end", recv(s, 5, 0));
+    say("other way", send(s, b"still", 0));
+    say("arrives", recv(c, 10, 0));
+    say("shut read", c!(libc::shutdown(c, libc::SHUT_RD)));
+    say("read after", recv(c, 10, 0));
+    say("bad", c!(libc::shutdown(c, 7)));
+    say("unconnected", c!(libc::shutdown(socket(false, STREAM), libc::SHUT_RD)));
+}
+
+fn reset() {
+    let (c, s) = pair(false);
+    send(c, b"unread", 0);
+    await_events(s, libc::POLLIN);
+    close(s);
+    await_events(c, libc::POLLHUP);
+    say("recv", recv(c, 5, 0));
+    say("after", recv(c, 5, 0));
+    say("send", send(c, b"x", 0));
+    let (c, s) = pair(false);
+    let l = libc::linger { l_onoff: 1, l_linger: 0 };
+    c!(libc::setsockopt(s, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const l).cast(), 8));
+    close(s);
+    await_events(c, libc::POLLHUP);
+    say("abort", recv(c, 5, 0));
+}
+
+fn nonblocking() {
+    let (l, p) = listener(false);
+    let flags = libc::SOCK_NONBLOCK;
+    let n = socket(false, STREAM | flags);
+    let r = connect(n, false, p);
+    say("connect", r.is_ok() || r.is(libc::EINPROGRESS));
+    await_events(n, libc::POLLOUT);
+    say("error", sockerr(n));
+    say("recv", recv(n, 5, 0));
+    let s = c!(libc::accept4(l, std::ptr::null_mut(), std::ptr::null_mut(), flags)).fd();
+    c!(libc::fcntl(l, libc::F_SETFL, libc::O_NONBLOCK));
+    say("accept", c!(libc::accept(l, std::ptr::null_mut(), std::ptr::null_mut())));
+    let b = [0u8; 65_536];
+    let mut total = 0i64;
+    let last = loop {
+        let r = send(n, &b, 0);
+        if !r.is_ok() {
+            break r;
+        }
+        total += r.0;
+    };
+    say("full", last);
+    say("something went", total > 65_536);
+    close(l);
+    let n = socket(false, STREAM | flags);
+    let r = connect(n, false, p);
+    if r.is(libc::EINPROGRESS) {
+        await_events(n, libc::POLLOUT | libc::POLLERR);
+        say("refused", sockerr(n));
+    } else {
+        say(
+            "refused",
+            format!(
+                "0 {}",
+                errno_name(if r.is(libc::ECONNREFUSED) { libc::ECONNREFUSED } else { 0 })
+            ),
+        );
+    }
+    close(s);
+}
+
+fn peek_and_waitall() {
+    let (c, s) = pair(false);
+    send(c, b"abcdef", 0);
+    say("peek", recv(s, 3, libc::MSG_PEEK));
+    say("still", recv(s, 2, 0));
+    say("trunc", c!(libc::recv(s, std::ptr::null_mut(), 2, libc::MSG_TRUNC)));
+    say("rest", recv(s, 9, 0));
+    let pid = child(|| {
+        send(c, b"12", 0);
+        pause_poll();
+        send(c, b"345", 0);
+        0
+    });
+    say("waitall", recv(s, 5, libc::MSG_WAITALL));
+    say("child", reap(pid));
+    let t = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    c!(libc::setsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const t).cast(), 16));
+    say("timeout", recv(s, 5, 0));
+}
+
+fn urgent() {
+    let (c, s) = pair(false);
+    send(c, b"ab", 0);
+    say("oob", send(c, b"!", libc::MSG_OOB));
+    send(c, b"cd", 0);
+    await_events(s, libc::POLLPRI);
+    say("stops at the mark", recv(s, 10, 0));
+    let mut mark = 0i32;
+    say("ioctl", c!(libc::ioctl(s, 0x8905, &mut mark)));
+    say("at mark", mark);
+    say("urgent", recv(s, 5, libc::MSG_OOB));
+    say("once", recv(s, 5, libc::MSG_OOB));
+    say("rest", recv(s, 10, 0));
+}
+
+fn datagrams() {
+    for v6 in [false, true] {
+        let (a, b) = (socket(v6, DGRAM), socket(v6, DGRAM));
+        bind(b, v6, 0, false);
+        let (to, n) = addr(v6, port(b), false);
+        let put = |d: &[u8]| {
+            c!(libc::sendto(a, d.as_ptr().cast(), d.len(), 0, (&raw const to).cast(), n))
+        };
+        say("send", put(b"one"));
+        say("empty", put(b""));
+        say("third", put(b"three"));
+        say("cut", recv(b, 2, 0));
+        say("empty one", recv(b, 5, 0));
+        say("length", c!(libc::recv(b, [0u8; 2].as_mut_ptr().cast(), 2, libc::MSG_TRUNC)));
+        say("none", recv(b, 5, NOWAIT));
+        say("no destination", send(a, b"x", 0));
+        let (zero, n) = addr(v6, 0, false);
+        say("port 0", c!(libc::sendto(a, b"x".as_ptr().cast(), 1, 0, (&raw const zero).cast(), n)));
+        say("bound by sending", port(a) != 0);
+    }
+}
+
+fn datagram_connected() {
+    let (a, b, other) = (socket(false, DGRAM), socket(false, DGRAM), socket(false, DGRAM));
+    bind(b, false, 0, false);
+    say("connect", connect(a, false, port(b)));
+    say("peer", name(a, true).is_ok_and(|p| p.0 == port(b)));
+    say("send", send(a, b"hi", 0));
+    say("recv", recv(b, 9, 0));
+    let (to, n) = addr(false, port(a), false);
+    c!(libc::sendto(other, b"no".as_ptr().cast(), 2, 0, (&raw const to).cast(), n));
+    say("from a stranger", recv(a, 9, NOWAIT));
+    close(b);
+    say("to nobody", send(a, b"x", 0));
+    say("told", recv(a, 9, 0));
+    let mut u: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    u.ss_family = libc::AF_UNSPEC as u16;
+    say("dissolve", c!(libc::connect(a, (&raw const u).cast(), 16)));
+    say("no peer", name(a, true).err().map_or("?".into(), |r| r.to_string()));
+    say("shutdown", c!(libc::shutdown(a, libc::SHUT_RD)));
+}
+
+fn datagram_sizes() {
+    for (v6, max) in [(false, 65_507), (true, 65_507)] {
+        let (a, b) = (socket(v6, DGRAM), socket(v6, DGRAM));
+        bind(b, v6, 0, false);
+        connect(a, v6, port(b));
+        for n in [1, 1472, 1473, 9000, max, 65_536] {
+            let r = send(a, &vec![7; n], 0);
+            let got = c!(libc::recv(b, vec![0u8; 70_000].as_mut_ptr().cast(), 70_000, NOWAIT));
+            say(&n.to_string(), format!("{r} {got}"));
+        }
+    }
+}
+
+fn mapped() {
+    let s = socket(true, STREAM);
+    bind(s, true, 0, true);
+    c!(libc::listen(s, 1));
+    let c = socket(false, STREAM);
+    say("v4 to v6", connect(c, false, port(s)));
+    let a = c!(libc::accept(s, std::ptr::null_mut(), std::ptr::null_mut())).fd();
+    say("peer", name(a, true).map_or("?".into(), |p| p.1));
+    say("local", name(a, false).map_or("?".into(), |p| p.1));
+    let only = socket(true, STREAM);
+    say("v6only", set(only, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1));
+    bind(only, true, 0, true);
+    c!(libc::listen(only, 1));
+    say("refused", connect(socket(false, STREAM), false, port(only)));
+    let four = socket(false, STREAM);
+    say("same port", bind(four, false, port(only), true));
+}
+
+fn poll_states() {
+    let s = socket(false, STREAM);
+    say("fresh", events(s));
+    let (l, p) = listener(false);
+    say("listening", events(l));
+    let c = socket(false, STREAM);
+    connect(c, false, p);
+    say("waiting", events(l));
+    say("connected", events(c));
+    let a = c!(libc::accept(l, std::ptr::null_mut(), std::ptr::null_mut())).fd();
+    send(a, b"x", 0);
+    say("data", events(c));
+    c!(libc::shutdown(a, libc::SHUT_WR));
+    say("half closed", events(c));
+    close(a);
+    close(c);
+    let u = socket(false, DGRAM);
+    say("datagram", events(u));
+}
+
+fn many_bytes() {
+    let (c, s) = pair(false);
+    const N: usize = 3_000_000;
+    let pid = child(|| {
+        let b: Vec<u8> = (0..N).map(|i| ((i * 7) >> 4) as u8).collect();
+        let mut at = 0;
+        while at < N {
+            let r = send(c, &b[at..], 0);
+            if !r.is_ok() {
+                return 1;
+            }
+            at += r.0 as usize;
+        }
+        0
+    });
+    close(c);
+    let (mut got, mut ok) = (0, true);
+    while let Ok(b) = read(s, 50_000) {
+        if b.is_empty() {
+            break;
+        }
+        ok &= b.iter().enumerate().all(|(i, x)| *x == (((got + i) * 7) >> 4) as u8);
+        got += b.len();
+    }
+    say("bytes", got);
+    say("intact", ok);
+    say("child", reap(pid));
+}

@@ -1,0 +1,91 @@
+//! The families, one file each.
+
+mod aio;
+mod clone;
+mod content;
+mod events;
+mod exec;
+mod faults;
+mod files;
+mod futex;
+mod identity;
+mod inet;
+mod ipc;
+mod jobs;
+mod limits;
+mod locks;
+
+mod memory;
+mod namespaces;
+mod netlink;
+mod paths;
+mod permissions;
+mod pipes;
+mod pointers;
+mod process;
+mod procfs;
+mod ptrace;
+mod remap;
+mod restart;
+mod rights;
+mod sigio;
+mod signals;
+mod sockopt;
+mod threads;
+mod time;
+mod tty;
+mod unix;
+mod unixoptions;
+
+use crate::runner::Family;
+use std::process::ExitCode;
+
+macro_rules! families {
+    ($($name:ident),* $(,)?) => { vec![$(Family { name: stringify!($name), cases: $name::CASES }),*] };
+}
+
+/// Every family in the order `gt list` shows.
+pub fn all() -> Vec<Family> {
+    families![
+        process,
+        ptrace,
+        clone,
+        exec,
+        signals,
+        restart,
+        faults,
+        threads,
+        futex,
+        memory,
+        remap,
+        pipes,
+        files,
+        content,
+        paths,
+        permissions,
+        locks,
+        aio,
+        sigio,
+        events,
+        time,
+        unix,
+        inet,
+        sockopt,
+        rights,
+        unixoptions,
+        tty,
+        jobs,
+        identity,
+        namespaces,
+        netlink,
+        limits,
+        ipc,
+        procfs,
+        pointers
+    ]
+}
+
+/// What the program does when a case executes it again.
+pub fn role(args: &[String]) -> ExitCode {
+    exec::role(args).unwrap_or(ExitCode::from(2))
+}

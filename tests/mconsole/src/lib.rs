@@ -1,0 +1,21 @@
+//! System tests of an instance's outside faces: the management console, consoles and serial lines, the instance directory.
+//!
+//! [`machine`] starts kernels (ours, and the stock ones where they are) whose root is the host's, [`request`] speaks the console's
+//! protocol datagram by datagram, [`tmux`] is a person at a terminal. The tests are modules named after what they try: [`pairs`]
+//! (our and the stock client with our and the stock kernels), [`hostile`], [`names`], [`pause`], [`keys`], [`watch`], [`flow`],
+//! [`sessions`].
+//!
+//! Neighbours: `storage-tests` counts and finds programs. Does not belong here: unit tests of crates.
+#![forbid(unsafe_code)]
+
+pub mod flow;
+pub mod hostile;
+pub mod keys;
+pub mod machine;
+pub mod names;
+pub mod pairs;
+pub mod pause;
+pub mod request;
+pub mod sessions;
+pub mod tmux;
+pub mod watch;

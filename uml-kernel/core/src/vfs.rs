@@ -1,0 +1,125 @@
+//! The virtual filesystem: inodes, dentries, mounts, path walks.
+//!
+//! A filesystem implements [`inode::SuperBlock`] and the [`inode::Inode`] capability traits and owns
+//! its storage; the VFS owns dentries, mounts, permission checks and locking.
+//!
+//! Entry points: [`walk`] (paths to places), [`open`] (open(2)), [`modify`] (create, unlink, rename,
+//! link), [`attr`] (chmod, chown, utimes, truncate), [`mounting`] (the mount tree), [`anon`] (pipes,
+//! sockets and other objects without a place).
+//!
+//! Lock order: rename lock, mount lock, directory locks (ancestors first), dentry maps, then what
+//! filesystems have.
+
+pub mod acl;
+pub mod anon;
+pub mod attr;
+pub mod dentry;
+pub mod inode;
+pub mod modify;
+pub mod mount;
+pub mod mounting;
+pub mod name;
+pub mod open;
+pub mod perm;
+pub mod walk;
+pub mod watch;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uml_base::{Mutex, Rank};
+
+pub use anon::{AnonInode, AnonKind};
+pub use dentry::{Dentry, DentryCache, NAME_MAX};
+pub use inode::*;
+pub use mount::{Mount, MountNs, Path, SuperInstance};
+pub use name::path_name_global;
+pub use open::{OpenHow, open, open_exec, open_exec_at, open_path};
+pub use walk::{DirFd, Last, Walker, lookup};
+
+use crate::registry::Registry;
+
+/// /proc/sys/fs/protected_*: 0 is off.
+#[derive(Default)]
+pub struct Protection {
+    pub symlinks: AtomicU32,
+    pub hardlinks: AtomicU32,
+    pub fifos: AtomicU32,
+    pub regular: AtomicU32,
+}
+
+/// The machine's virtual filesystem.
+pub struct Vfs {
+    pub dcache: DentryCache,
+    pub registry: Registry,
+    pub protection: Protection,
+    /// Held while directories move (rename(2) across directories).
+    pub(crate) rename_lock: Mutex<()>,
+    /// Counts renames, so that names read without the lock can be checked.
+    pub(crate) rename_seq: AtomicU64,
+    pub(crate) mount_lock: Mutex<()>,
+    pub(crate) supers: Mutex<Vec<Weak<SuperInstance>>>,
+    pub(crate) mounts: Mutex<Vec<Weak<Mount>>>,
+    next_mount: AtomicU64,
+    next_group: AtomicU64,
+    next_minor: AtomicU32,
+}
+
+impl Vfs {
+    /// A VFS without mounts, sized for a machine of `mem_bytes`.
+    pub fn new(mem_bytes: u64) -> Vfs {
+        let limit = (mem_bytes / (32 << 10)).clamp(4096, 65536) as usize;
+        Vfs {
+            dcache: DentryCache::new(limit),
+            registry: Registry::default(),
+            protection: Protection::default(),
+            rename_lock: Mutex::new(Rank::RENAME, ()),
+            rename_seq: AtomicU64::new(0),
+            mount_lock: Mutex::new(Rank::MOUNTS, ()),
+            supers: Mutex::new(Rank::LEAF, Vec::new()),
+            mounts: Mutex::new(Rank::LEAF, Vec::new()),
+            next_mount: AtomicU64::new(1),
+            next_group: AtomicU64::new(1),
+            next_minor: AtomicU32::new(32),
+        }
+    }
+
+    /// A device number (major 0) for a superblock without a device.
+    pub fn anonymous_dev(&self) -> Dev {
+        Dev::new(0, self.next_minor.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Writes out every filesystem in use; the errors that occurred.
+    pub fn sync_all(&self) -> Vec<uml_abi::Errno> {
+        let supers: Vec<_> = self.supers.lock().iter().filter_map(Weak::upgrade).collect();
+        supers.iter().filter_map(|s| s.sb.sync().err()).collect()
+    }
+
+    pub(crate) fn next_mount_id(&self) -> u64 {
+        self.next_mount.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn next_group(&self) -> u64 {
+        self.next_group.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn remember_mount(&self, m: &Arc<Mount>) {
+        let mut v = self.mounts.lock();
+        if v.len() & 63 == 63 {
+            v.retain(|w| w.strong_count() != 0);
+        }
+        v.push(Arc::downgrade(m));
+    }
+}
+
+/// Identity of an inode: stable and unique while anyone holds it.
+pub fn inode_key(inode: &Arc<dyn Inode>) -> usize {
+    Arc::as_ptr(inode) as *const () as usize
+}
+
+/// The wall clock, for timestamps of inodes.
+pub fn now() -> Timespec {
+    let d = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timespec { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
+}

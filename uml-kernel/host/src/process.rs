@@ -1,0 +1,49 @@
+//! Our own process among the host's: session, group, children.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getsid, setsid};
+
+/// Moves the process into a session of its own. Fails for the leader of a process group (a shell's job).
+pub fn new_session() -> io::Result<()> {
+    Ok(setsid().map(drop)?)
+}
+
+/// SIGTERM, then SIGCONT, to every other member of our session's only group: helper programs. Does nothing
+/// when the session is not our own, where the group's members are strangers.
+pub fn end_own_group() {
+    if getsid(None) != Ok(getpid()) {
+        return;
+    }
+    // SAFETY: ignoring a signal runs no code of ours.
+    let ignored = unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) };
+    if ignored.is_ok() {
+        let group = Pid::from_raw(0);
+        let _ = kill(group, Signal::SIGTERM).and_then(|()| kill(group, Signal::SIGCONT));
+    }
+}
+
+/// Collects dead children until there are none or `patience` is over; returns whether all are gone.
+/// For the moment before an execve(2), after which nobody would know them.
+pub fn reap_children(patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+            Err(Errno::ECHILD) => return true,
+            Ok(WaitStatus::StillAlive) if Instant::now() >= deadline => return false,
+            // Killed children need a moment; there is no event for all of them at once.
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Real user id.
+pub fn uid() -> u32 {
+    nix::unistd::getuid().as_raw()
+}

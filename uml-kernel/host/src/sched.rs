@@ -1,0 +1,67 @@
+//! Scheduling facts of the host: CPU time, affinity, memory ordering.
+
+use uml_abi::{Errno, Result};
+
+fn last() -> Errno {
+    std::io::Error::last_os_error().into()
+}
+
+/// CPU time of the thread `tid` of any process in nanoseconds; 0 when it is gone.
+pub fn thread_cpu_ns(tid: i32) -> u64 {
+    // Clocks of single threads can only be read by their own process (clock_getres(2)); what carries guest
+    // programs are others.
+    crate::procinfo::schedstat(tid)[0]
+}
+
+/// CPU time of the calling thread.
+pub fn own_cpu() -> std::time::Duration {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is live and writable; the clock always exists (clock_getres(2)).
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// The CPUs the kernel process may use, in order.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the size is that of the set.
+    let r = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    if r != 0 {
+        return vec![0];
+    }
+    // SAFETY: CPU_ISSET reads the set for numbers below its size.
+    (0..libc::CPU_SETSIZE as usize).filter(|c| unsafe { libc::CPU_ISSET(*c, &set) }).collect()
+}
+
+/// Restricts the host thread `tid` to `cpus`.
+pub fn set_affinity(tid: i32, cpus: &[usize]) -> Result<()> {
+    // SAFETY: an all-zero cpu_set_t is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for c in cpus.iter().filter(|c| **c < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the number is below the set's size.
+        unsafe { libc::CPU_SET(*c, &mut set) };
+    }
+    // SAFETY: the size is that of the set.
+    let r = unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set) };
+    if r < 0 { Err(last()) } else { Ok(()) }
+}
+
+/// The host CPU the calling thread runs on.
+pub fn current_cpu() -> usize {
+    // SAFETY: the call takes no pointers.
+    let c = unsafe { libc::sched_getcpu() };
+    usize::try_from(c).unwrap_or(0)
+}
+
+/// Load averages of the host are not the guest's; total and free memory of the host in bytes.
+pub fn host_memory() -> (u64, u64) {
+    // SAFETY: an all-zero sysinfo is valid, and the call fills it.
+    let mut s: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live structure.
+    if unsafe { libc::sysinfo(&mut s) } != 0 {
+        return (0, 0);
+    }
+    let unit = u64::from(s.mem_unit);
+    (s.totalram * unit, s.freeram * unit)
+}

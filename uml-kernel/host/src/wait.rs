@@ -1,0 +1,42 @@
+//! Waiting for host descriptors (poll(2)).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use uml_abi::errno::EINTR;
+use uml_abi::{Errno, Result};
+
+fn poll_once(fd: BorrowedFd<'_>, events: i16, timeout_ms: i32) -> i32 {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: the pointer is to one live pollfd.
+    unsafe { libc::poll(&mut p, 1, timeout_ms) }
+}
+
+/// Whether one of `events` (poll(2) bits), an error or a hang-up is there now.
+pub fn ready(fd: BorrowedFd<'_>, events: i16) -> bool {
+    poll_once(fd, events, 0) > 0
+}
+
+/// Waits until `fd` is readable; `EINTR` once `stop` says so. The wait runs inside `blocking`. `stop` is
+/// looked at four times a second: only a wake-up of the descriptor itself is prompt.
+pub fn readable(
+    fd: BorrowedFd<'_>,
+    stop: &dyn Fn() -> bool,
+    blocking: &mut dyn FnMut(&mut dyn FnMut()),
+) -> Result<()> {
+    loop {
+        let mut n = 0;
+        blocking(&mut || n = poll_once(fd, libc::POLLIN, 250));
+        if n > 0 {
+            return Ok(());
+        }
+        if stop() {
+            return Err(EINTR);
+        }
+        if n < 0 {
+            let e: Errno = std::io::Error::last_os_error().into();
+            if e != EINTR {
+                return Err(e);
+            }
+        }
+    }
+}

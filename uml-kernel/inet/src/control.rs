@@ -1,0 +1,147 @@
+//! Ancillary data of datagrams (ip(7), ipv6(7), udp(7)).
+
+use std::net::IpAddr;
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_ipc::socket::message::parse_control;
+use uml_ipc::socket::{Control, Options};
+use uml_net::sock::{Datagram, QueuedError, SendInfo};
+
+use crate::addr;
+use crate::ip_options::{Extra, int, recv};
+
+const SOL_UDP: i32 = 17;
+const UDP_SEGMENT: i32 = 103;
+const SO_TIMESTAMPNS: i32 = libc::SO_TIMESTAMPNS;
+
+/// What a sender asks for in its control messages.
+pub fn parse(control: &[u8], v6: bool) -> Result<SendInfo> {
+    let mut s = SendInfo::default();
+    if control.is_empty() {
+        return Ok(s);
+    }
+    for c in parse_control(control)? {
+        match (c.level, c.kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let d = c.data.get(..12).ok_or(EINVAL)?;
+                s.iface = int(d)? as u32;
+                let a = std::net::Ipv4Addr::new(d[4], d[5], d[6], d[7]);
+                s.src = (!a.is_unspecified()).then_some(IpAddr::V4(a));
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) => match int(c.data)? {
+                n @ 1..=255 => s.ttl = Some(n as u8),
+                _ => return Err(EINVAL),
+            },
+            (libc::IPPROTO_IP, libc::IP_TOS) => s.tos = Some(int(c.data)? as u8),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if v6 => {
+                let d = c.data.get(..20).ok_or(EINVAL)?;
+                let mut o = [0; 16];
+                o.copy_from_slice(&d[..16]);
+                s.iface = int(&d[16..])? as u32;
+                let a = std::net::Ipv6Addr::from(o);
+                if !a.is_unspecified() {
+                    s.src = Some(a.to_ipv4_mapped().map_or(IpAddr::V6(a), IpAddr::V4));
+                }
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) if v6 => match int(c.data)? {
+                -1 => {}
+                n @ 0..=255 => s.ttl = Some(n as u8),
+                _ => return Err(EINVAL),
+            },
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if v6 => match int(c.data)? {
+                -1 => {}
+                n @ 0..=255 => s.tos = Some(n as u8),
+                _ => return Err(EINVAL),
+            },
+            (SOL_UDP, UDP_SEGMENT) => {
+                let d = c.data.get(..2).ok_or(EINVAL)?;
+                s.segment = u16::from_le_bytes([d[0], d[1]]);
+            }
+            (libc::SOL_SOCKET, _) => {}
+            _ => return Err(EINVAL),
+        }
+    }
+    Ok(s)
+}
+
+fn item(level: i32, kind: i32, data: Vec<u8>) -> Control {
+    Control::Bytes { level, kind, data }
+}
+
+/// A time in nanoseconds as `struct timeval` or `struct timespec`.
+pub fn stamp(o: &Options, ns: u64) -> Option<Control> {
+    let secs = ((ns / 1_000_000_000) as i64).to_le_bytes();
+    if o.is_on(SO_TIMESTAMPNS) {
+        let rest = ((ns % 1_000_000_000) as i64).to_le_bytes();
+        return Some(item(libc::SOL_SOCKET, SO_TIMESTAMPNS, [secs, rest].concat()));
+    }
+    if o.is_on(libc::SO_TIMESTAMP) {
+        let rest = ((ns % 1_000_000_000 / 1000) as i64).to_le_bytes();
+        return Some(item(libc::SOL_SOCKET, libc::SO_TIMESTAMP, [secs, rest].concat()));
+    }
+    None
+}
+
+/// What a receiver gets with a datagram.
+pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64) -> Vec<Control> {
+    let mut out = Vec::new();
+    let when = if d.stamp != 0 { d.stamp } else { realtime };
+    out.extend(stamp(o, when));
+    if let IpAddr::V4(dst) = d.dst {
+        if x.wants(recv::PKTINFO) {
+            let mut b = (d.iface as i32).to_le_bytes().to_vec();
+            b.extend_from_slice(&dst.octets());
+            b.extend_from_slice(&dst.octets());
+            out.push(item(libc::IPPROTO_IP, libc::IP_PKTINFO, b));
+        }
+        if x.wants(recv::TTL) {
+            out.push(item(libc::IPPROTO_IP, libc::IP_TTL, i32::from(d.ttl).to_le_bytes().to_vec()));
+        }
+        if x.wants(recv::TOS) {
+            out.push(item(libc::IPPROTO_IP, libc::IP_TOS, vec![d.tos]));
+        }
+        if x.wants(recv::ORIGDST) {
+            let a = std::net::SocketAddr::new(d.dst, d.dst_port);
+            out.push(item(libc::IPPROTO_IP, libc::IP_ORIGDSTADDR, addr::format(a, false, 0)));
+        }
+    }
+    if v6 {
+        if x.wants(recv::PKTINFO6) {
+            let six = match d.dst {
+                IpAddr::V4(a) => a.to_ipv6_mapped(),
+                IpAddr::V6(a) => a,
+            };
+            let mut b = six.octets().to_vec();
+            b.extend_from_slice(&d.iface.to_le_bytes());
+            out.push(item(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, b));
+        }
+        if x.wants(recv::HOPLIMIT) && d.dst.is_ipv6() {
+            let b = i32::from(d.ttl).to_le_bytes().to_vec();
+            out.push(item(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, b));
+        }
+        if x.wants(recv::TCLASS) && d.dst.is_ipv6() {
+            let b = i32::from(d.tos).to_le_bytes().to_vec();
+            out.push(item(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, b));
+        }
+    }
+    out
+}
+
+/// An entry of the error queue: `struct sock_extended_err` and the offender's address.
+pub fn of_error(e: &QueuedError, v6: bool) -> Control {
+    let mut b = (e.errno.raw() as u32).to_le_bytes().to_vec();
+    b.extend_from_slice(&[e.origin, e.kind, e.code, 0]);
+    b.extend_from_slice(&e.info.to_le_bytes());
+    b.extend_from_slice(&[0; 4]);
+    let a = match e.offender {
+        Some(ip) => addr::format(std::net::SocketAddr::new(ip, 0), v6 || ip.is_ipv6(), 0),
+        None => vec![0; if v6 { addr::LEN_V6 } else { addr::LEN_V4 }],
+    };
+    b.extend_from_slice(&a);
+    if v6 {
+        item(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, b)
+    } else {
+        item(libc::IPPROTO_IP, libc::IP_RECVERR, b)
+    }
+}

@@ -1,0 +1,60 @@
+//! The Internet families for programs: sockets over the network stack.
+//!
+//! Key types: [`stream::StreamSocket`] (TCP), [`dgram::DgramSocket`] (UDP, ping and raw), [`packet::PacketSock`]
+//! (AF_PACKET), [`rtnetlink`] (NETLINK_ROUTE), [`ioctl`] (netdevice(7)), [`proc`] (/proc/net, /proc/sys/net).
+//! [`stack_of`] is the network namespace of a task.
+//!
+//! Neighbours: `uml-net` below (protocols, without tasks), `uml-ipc` beside (the family-independent socket
+//! calls, AF_NETLINK); the binary above. Protocols do not belong here, devices neither.
+//!
+//! Lock order: `STREAM_READ`, `STREAM_WRITE` while bytes move to and from guest memory; then the stack's
+//! own (see there). Nothing is held while a task sleeps.
+#![forbid(unsafe_code)]
+
+pub mod addr;
+mod clock;
+mod control;
+pub mod dgram;
+pub mod family;
+mod genetlink;
+pub mod ioctl;
+mod ip_options;
+mod nlmsg;
+pub mod packet;
+pub mod proc;
+pub mod rtnetlink;
+pub mod stream;
+mod tcp_options;
+mod wait;
+
+use std::sync::Arc;
+
+use uml_core::kernel::Kernel;
+use uml_core::task::Task;
+use uml_net::interface::iff;
+use uml_net::stack::Stack;
+use uml_procfs::ProcFs;
+
+pub use clock::NetPart;
+
+/// The network namespace of a task.
+pub fn stack_of(task: &Task) -> Arc<Stack> {
+    task.ns().net.parts.get::<NetPart>().stack.clone()
+}
+
+/// Enters the families, netlink's routing protocol and files of /proc; called once at boot. Returns the
+/// initial namespace, whose loopback is up.
+pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
+    clock::install(kernel);
+    family::register();
+    rtnetlink::register();
+    genetlink::register();
+    proc::register(proc);
+    let stack = kernel.namespaces.net.parts.get::<NetPart>().stack.clone();
+    if let Some(lo) = stack.loopback() {
+        // Linux leaves it down for init to raise; a machine whose init is a program of its own would
+        // have no localhost, so it is up from the start.
+        let _ = stack.set_flags(&lo, iff::UP, iff::UP);
+    }
+    stack
+}

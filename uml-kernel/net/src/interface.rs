@@ -1,0 +1,500 @@
+//! Interfaces: addresses, flags, counters, and the queue in front of a device.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use uml_abi::Result;
+use uml_base::{Mutex, Rank, RwLock};
+
+use crate::packet::Packet;
+use crate::stack::{Cx, Stack};
+use crate::time::Time;
+use crate::wire::ethernet::Mac;
+
+/// Flags of an interface (netdevice(7)).
+pub mod iff {
+    pub const UP: u32 = 0x1;
+    pub const BROADCAST: u32 = 0x2;
+    pub const LOOPBACK: u32 = 0x8;
+    pub const POINTOPOINT: u32 = 0x10;
+    pub const RUNNING: u32 = 0x40;
+    pub const NOARP: u32 = 0x80;
+    pub const PROMISC: u32 = 0x100;
+    pub const ALLMULTI: u32 = 0x200;
+    pub const MULTICAST: u32 = 0x1000;
+    pub const LOWER_UP: u32 = 0x10000;
+    /// What programs may change.
+    pub const SETTABLE: u32 = UP | PROMISC | ALLMULTI | NOARP | MULTICAST;
+}
+
+/// What a device does so that the stack need not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Completes partial checksums.
+    pub tx_csum: bool,
+    /// Cuts TCP super-segments of IPv4, of IPv6, and UDP ones.
+    pub tso4: bool,
+    pub tso6: bool,
+    pub uso: bool,
+}
+
+impl Features {
+    pub const NONE: Features = Features { tx_csum: false, tso4: false, tso6: false, uso: false };
+    pub const ALL: Features = Features { tx_csum: true, tso4: true, tso6: true, uso: true };
+}
+
+/// How frames of an interface look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Loopback,
+    Ethernet,
+    /// Bare IP packets.
+    None,
+}
+
+/// The far side of an interface. Calls come without locks, one [`Device::transmit`] at a time.
+pub trait Device: Send + Sync {
+    /// What it does in hardware (or on the host).
+    fn features(&self) -> Features;
+
+    /// The interface goes up.
+    fn open(&self, iface: &Arc<Interface>, stack: &Arc<Stack>) -> Result<()> {
+        let _ = (iface, stack);
+        Ok(())
+    }
+
+    /// The interface goes down.
+    fn close(&self) {}
+
+    /// Sends packets from the front of `batch` and takes out what it has sent (or dropped). What is left
+    /// waits until the device calls [`Interface::resume`].
+    fn transmit(&self, batch: &mut VecDeque<Packet>) -> Sent;
+
+    /// The hardware address changes; `EOPNOTSUPP` when it cannot.
+    fn set_mac(&self, mac: Mac) -> Result<()> {
+        let _ = mac;
+        Ok(())
+    }
+
+    /// Driver name for ethtool, and the bus name.
+    fn driver(&self) -> (&'static str, String) {
+        ("", String::new())
+    }
+}
+
+/// Outcome of a transmission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub packets: u64,
+    pub bytes: u64,
+    pub errors: u64,
+    pub dropped: u64,
+}
+
+/// Traffic counters.
+#[derive(Default)]
+pub struct Counters {
+    pub rx_packets: AtomicU64,
+    pub rx_bytes: AtomicU64,
+    pub rx_errors: AtomicU64,
+    pub rx_dropped: AtomicU64,
+    pub multicast: AtomicU64,
+    pub tx_packets: AtomicU64,
+    pub tx_bytes: AtomicU64,
+    pub tx_errors: AtomicU64,
+    pub tx_dropped: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(c: &AtomicU64, n: u64) {
+    c.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Lifetimes and states of addresses (rtnetlink(7), if_addr.h).
+pub mod ifa {
+    pub const NODAD: u32 = 0x02;
+    pub const DADFAILED: u32 = 0x08;
+    pub const DEPRECATED: u32 = 0x20;
+    pub const TENTATIVE: u32 = 0x40;
+    pub const PERMANENT: u32 = 0x80;
+    pub const MANAGETEMPADDR: u32 = 0x100;
+    pub const NOPREFIXROUTE: u32 = 0x200;
+    pub const SECONDARY: u32 = 0x01;
+}
+
+/// Scopes (rtnetlink(7)).
+pub mod scope {
+    pub const UNIVERSE: u8 = 0;
+    pub const SITE: u8 = 200;
+    pub const LINK: u8 = 253;
+    pub const HOST: u8 = 254;
+    pub const NOWHERE: u8 = 255;
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub addr: IpAddr,
+    pub prefix: u8,
+    /// The other end of a point-to-point link.
+    pub peer: Option<IpAddr>,
+    pub broadcast: Option<Ipv4Addr>,
+    pub label: Option<String>,
+    pub scope: u8,
+    pub flags: u32,
+    /// Ends of its lifetimes; `NEVER` is for ever.
+    pub valid: Time,
+    pub preferred: Time,
+    pub metric: u32,
+    pub proto: u8,
+    pub created: Time,
+}
+
+impl Address {
+    /// A permanent address.
+    pub fn new(addr: IpAddr, prefix: u8) -> Address {
+        Address {
+            addr,
+            prefix,
+            peer: None,
+            broadcast: None,
+            label: None,
+            scope: scope_of(addr),
+            flags: ifa::PERMANENT,
+            valid: Time::NEVER,
+            preferred: Time::NEVER,
+            metric: 0,
+            proto: 0,
+            created: Time(0),
+        }
+    }
+
+    /// Usable: not waiting for duplicate address detection.
+    pub fn usable(&self) -> bool {
+        self.flags & (ifa::TENTATIVE | ifa::DADFAILED) == 0
+    }
+}
+
+/// Natural scope of an address.
+pub fn scope_of(a: IpAddr) -> u8 {
+    match a {
+        IpAddr::V4(a) if a.is_loopback() => scope::HOST,
+        IpAddr::V4(a) if a.is_link_local() => scope::LINK,
+        IpAddr::V4(_) => scope::UNIVERSE,
+        IpAddr::V6(a) if a.is_loopback() => scope::HOST,
+        IpAddr::V6(a) if is_link_local(a) => scope::LINK,
+        IpAddr::V6(_) => scope::UNIVERSE,
+    }
+}
+
+/// fe80::/10.
+pub fn is_link_local(a: Ipv6Addr) -> bool {
+    a.segments()[0] & 0xffc0 == 0xfe80
+}
+
+/// An interface of a namespace.
+pub struct Interface {
+    pub index: u32,
+    name: Mutex<String>,
+    pub link: Link,
+    mac: Mutex<Mac>,
+    mtu: AtomicUsize,
+    /// Largest MTU that the device takes.
+    pub max_mtu: usize,
+    flags: AtomicU32,
+    pub promisc: AtomicU32,
+    pub tx_queue_len: AtomicUsize,
+    pub device: Arc<dyn Device>,
+    pub(crate) addrs: RwLock<Vec<Address>>,
+    queue: Mutex<VecDeque<Packet>>,
+    draining: AtomicBool,
+    stopped: AtomicBool,
+    /// How often the device said that it can take packets again.
+    resumed: AtomicU64,
+    /// Groups joined, with the number of members.
+    pub(crate) groups: Mutex<BTreeMap<IpAddr, u32>>,
+    pub counters: Counters,
+    /// IPv6 settings (net.ipv6.conf.NAME).
+    pub v6: V6Conf,
+    pub alias: Mutex<String>,
+    pub group: AtomicU32,
+}
+
+/// net.ipv6.conf.NAME of an interface.
+pub struct V6Conf {
+    pub disabled: AtomicBool,
+    pub accept_ra: AtomicU32,
+    pub autoconf: AtomicBool,
+    pub dad: AtomicU32,
+    pub addr_gen: AtomicU32,
+    pub hop_limit: AtomicU32,
+    pub mtu: AtomicUsize,
+}
+
+impl Interface {
+    pub(crate) fn new(
+        index: u32,
+        name: &str,
+        link: Link,
+        mac: Mac,
+        mtu: usize,
+        max_mtu: usize,
+        device: Arc<dyn Device>,
+    ) -> Arc<Interface> {
+        let flags = match link {
+            Link::Loopback => iff::LOOPBACK,
+            Link::Ethernet => iff::BROADCAST | iff::MULTICAST,
+            Link::None => iff::POINTOPOINT | iff::NOARP | iff::MULTICAST,
+        };
+        Arc::new(Interface {
+            index,
+            name: Mutex::new(Rank::LEAF, name.to_owned()),
+            link,
+            mac: Mutex::new(Rank::LEAF, mac),
+            mtu: AtomicUsize::new(mtu),
+            max_mtu,
+            flags: AtomicU32::new(flags),
+            promisc: AtomicU32::new(0),
+            tx_queue_len: AtomicUsize::new(1000),
+            device,
+            addrs: RwLock::new(Rank::LEAF, Vec::new()),
+            queue: Mutex::new(Rank::LEAF, VecDeque::new()),
+            draining: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            resumed: AtomicU64::new(0),
+            groups: Mutex::new(Rank::LEAF, BTreeMap::new()),
+            counters: Counters::default(),
+            v6: V6Conf {
+                disabled: AtomicBool::new(false),
+                accept_ra: AtomicU32::new(1),
+                autoconf: AtomicBool::new(true),
+                dad: AtomicU32::new(1),
+                addr_gen: AtomicU32::new(0),
+                hop_limit: AtomicU32::new(64),
+                mtu: AtomicUsize::new(0),
+            },
+            alias: Mutex::new(Rank::LEAF, String::new()),
+            group: AtomicU32::new(0),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    pub(crate) fn rename(&self, name: &str) {
+        *self.name.lock() = name.to_owned();
+    }
+
+    /// Hardware address.
+    pub fn mac(&self) -> Mac {
+        *self.mac.lock()
+    }
+
+    pub(crate) fn set_mac(&self, mac: Mac) {
+        *self.mac.lock() = mac;
+    }
+
+    /// Largest IP packet.
+    pub fn mtu(&self) -> usize {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Flags of [`iff`], without the derived ones.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::SeqCst)
+    }
+
+    /// Flags as programs see them.
+    pub fn shown_flags(&self) -> u32 {
+        let f = self.flags();
+        if f & iff::UP != 0 { f | iff::RUNNING | iff::LOWER_UP } else { f }
+    }
+
+    pub(crate) fn set_flags(&self, set: u32, mask: u32) {
+        let _ = self
+            .flags
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |f| Some((f & !mask) | (set & mask)));
+    }
+
+    /// Administratively up.
+    pub fn is_up(&self) -> bool {
+        self.flags() & iff::UP != 0
+    }
+
+    /// The loopback interface.
+    pub fn is_loopback(&self) -> bool {
+        self.link == Link::Loopback
+    }
+
+    /// A copy of its addresses.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.addrs.read().clone()
+    }
+
+    /// Runs `f` over the addresses without a copy; `f` takes no locks.
+    pub fn with_addresses<R>(&self, f: impl FnOnce(&[Address]) -> R) -> R {
+        f(&self.addrs.read())
+    }
+
+    /// Groups joined on it.
+    pub fn joined(&self) -> Vec<(IpAddr, u32)> {
+        self.groups.lock().iter().map(|(a, n)| (*a, *n)).collect()
+    }
+
+    /// True when the group was joined.
+    pub fn in_group(&self, a: IpAddr) -> bool {
+        self.groups.lock().contains_key(&a)
+    }
+
+    /// Largest TCP payload handed to the device in one piece; 0 when it does not cut.
+    pub fn gso_max(&self, v6: bool) -> usize {
+        let f = self.device.features();
+        if if v6 { f.tso6 } else { f.tso4 } { crate::tcp::GSO_MAX } else { 0 }
+    }
+
+    /// Puts a packet on the queue; it goes out when the caller's [`Cx`] ends. A full queue drops.
+    pub fn enqueue(self: &Arc<Self>, cx: &mut Cx, p: Packet) {
+        if !self.is_up() {
+            count(&self.counters.tx_dropped, 1);
+            return;
+        }
+        let stack = cx.stack().clone();
+        stack.tap(cx, self, &p, true);
+        {
+            let mut q = self.queue.lock();
+            let limit = match self.link {
+                // Nothing is behind it that could be slow; senders are bounded by their receivers.
+                Link::Loopback => 100_000,
+                _ => self.tx_queue_len.load(Ordering::Relaxed).max(1),
+            };
+            if q.len() >= limit {
+                drop(q);
+                count(&self.counters.tx_dropped, 1);
+                return;
+            }
+            q.push_back(p);
+        }
+        cx.touch(self);
+    }
+
+    /// Packets waiting.
+    pub fn queued(&self) -> usize {
+        self.queue.lock().len()
+    }
+
+    /// Drops what waits.
+    pub(crate) fn flush(&self) {
+        let n = std::mem::take(&mut *self.queue.lock()).len();
+        count(&self.counters.tx_dropped, n as u64);
+        self.stopped.store(false, Ordering::SeqCst);
+    }
+
+    /// The device can take packets again.
+    pub fn resume(self: &Arc<Self>, stack: &Arc<Stack>) {
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+        self.stopped.store(false, Ordering::SeqCst);
+        stack.enter(|cx| cx.touch(self));
+    }
+
+    /// Empties the queue, unless somebody else does: then that one takes what is there now, too.
+    pub(crate) fn drain(self: &Arc<Self>, cx: &mut Cx) {
+        loop {
+            if self.stopped.load(Ordering::SeqCst) || self.draining.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            self.drain_as_owner(cx);
+            self.draining.store(false, Ordering::SeqCst);
+            if self.queue.lock().is_empty() || self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    fn drain_as_owner(self: &Arc<Self>, cx: &mut Cx) {
+        loop {
+            let mut batch = std::mem::take(&mut *self.queue.lock());
+            if batch.is_empty() {
+                return;
+            }
+            if self.link == Link::Loopback {
+                while let Some(p) = batch.pop_front() {
+                    let n = p.net_len() as u64;
+                    for c in [&self.counters.tx_packets, &self.counters.rx_packets] {
+                        count(c, 1);
+                    }
+                    for c in [&self.counters.tx_bytes, &self.counters.rx_bytes] {
+                        count(c, n);
+                    }
+                    let stack = cx.stack().clone();
+                    stack.tap(cx, self, &p, false);
+                    stack.receive_ip(cx, self, p);
+                    cx.wake();
+                }
+                continue;
+            }
+            let resumed = self.resumed.load(Ordering::SeqCst);
+            let sent = self.device.transmit(&mut batch);
+            count(&self.counters.tx_packets, sent.packets);
+            count(&self.counters.tx_bytes, sent.bytes);
+            count(&self.counters.tx_errors, sent.errors);
+            count(&self.counters.tx_dropped, sent.dropped);
+            if !batch.is_empty() {
+                self.stopped.store(true, Ordering::SeqCst);
+                let mut q = self.queue.lock();
+                while let Some(p) = batch.pop_back() {
+                    q.push_front(p);
+                }
+                drop(q);
+                // There may be room again before it was noted here that there was none.
+                if self.resumed.load(Ordering::SeqCst) == resumed {
+                    return;
+                }
+                self.stopped.store(false, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// The loopback device: the interface gives packets back by itself.
+pub struct Loopback;
+
+impl Device for Loopback {
+    fn features(&self) -> Features {
+        Features::ALL
+    }
+
+    fn transmit(&self, batch: &mut VecDeque<Packet>) -> Sent {
+        batch.clear();
+        Sent::default()
+    }
+}
+
+/// An interface that takes everything and gives nothing (ip-link(8) `type dummy`).
+pub struct Dummy;
+
+impl Device for Dummy {
+    fn features(&self) -> Features {
+        Features::ALL
+    }
+
+    fn transmit(&self, batch: &mut VecDeque<Packet>) -> Sent {
+        let mut s = Sent::default();
+        for p in batch.drain(..) {
+            s.packets += 1;
+            s.bytes += p.len() as u64;
+        }
+        s
+    }
+
+    fn driver(&self) -> (&'static str, String) {
+        ("dummy", String::new())
+    }
+}

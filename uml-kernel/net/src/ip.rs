@@ -1,0 +1,716 @@
+//! IPv4 and IPv6: routes of packets, sending, receiving, forwarding (RFC 791, RFC 8200, RFC 1812).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+
+use crate::interface::{Interface, Link, count, is_link_local};
+use crate::packet::{Csum, GsoKind, Packet};
+use crate::route::{self, Flow, Kind};
+use crate::stack::{Cx, Stack};
+use crate::wire::checksum::Sum;
+use crate::wire::ethernet::{self, Ethernet, Mac, Tag, ethertype};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::{icmp as wire_icmp, proto};
+use crate::{fragment, gso, icmp, neighbour};
+
+/// Where a packet goes next.
+#[derive(Clone)]
+pub struct Dst {
+    pub iface: Arc<Interface>,
+    /// The host on the link.
+    pub next: IpAddr,
+    pub src: IpAddr,
+    /// Largest packet on the whole path, as far as known.
+    pub mtu: usize,
+    pub kind: Kind,
+    generation: u64,
+}
+
+/// What an IP header is made of.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub proto: u8,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// May not be fragmented.
+    pub df: bool,
+    pub id: u16,
+    pub flow: u32,
+    /// IPv4 options, in whole words.
+    pub options: Vec<u8>,
+}
+
+impl Meta {
+    /// Defaults for everything but addresses and protocol.
+    pub fn new(src: IpAddr, dst: IpAddr, proto: u8) -> Meta {
+        Meta { src, dst, proto, ttl: 64, tos: 0, df: true, id: 0, flow: 0, options: Vec::new() }
+    }
+}
+
+/// Bytes of an IP header to or from the address.
+pub fn header_len(a: IpAddr) -> usize {
+    if a.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER }
+}
+
+/// Leaves the transport checksum to the device: the field at `offset` of the transport header, which is
+/// all of the packet so far, gets the pseudo header's sum.
+pub fn partial_checksum(p: &mut Packet, src: IpAddr, dst: IpAddr, proto: u8, offset: usize) {
+    let sum = Sum::pseudo(src, dst, proto, p.len()).folded();
+    let b = p.net_bytes_mut();
+    if b.len() >= offset + 2 {
+        b[offset..offset + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    p.csum = Csum::Partial { start: 0, offset: offset as u16 };
+}
+
+/// Prepends the IP header to a packet that begins with its transport header.
+pub fn write_header(p: &mut Packet, m: &Meta) {
+    let len = p.len();
+    let mut h = Vec::with_capacity(ipv6::HEADER + m.options.len());
+    match (m.src, m.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut v = Ipv4::new(src, dst, m.proto, m.ttl, len);
+            (v.tos, v.df, v.id) = (m.tos, m.df, m.id);
+            v.header_len += m.options.len();
+            v.total_len += m.options.len();
+            v.write(&m.options, &mut h);
+            p.kind = ethertype::IPV4;
+        }
+        (src, dst) => {
+            let six = |a: IpAddr| match a {
+                IpAddr::V4(a) => a.to_ipv6_mapped(),
+                IpAddr::V6(a) => a,
+            };
+            let mut v = Ipv6::new(six(src), six(dst), m.proto, m.ttl, len);
+            (v.class, v.flow) = (m.tos, m.flow);
+            v.write(&mut h);
+            p.kind = ethertype::IPV6;
+        }
+    }
+    p.push_front(&h);
+    p.set_link_len(0);
+    if let Csum::Partial { start, .. } = &mut p.csum {
+        *start += h.len() as u16;
+    }
+}
+
+impl Stack {
+    /// The way to a destination. `ENETUNREACH` and the like as [`route::Routes::lookup`], `EINVAL` for a
+    /// link-local destination without an interface, `ENETDOWN` when the interface is down,
+    /// `EADDRNOTAVAIL` when no address here can be the source.
+    pub fn route_to(&self, f: &Flow) -> Result<Dst> {
+        let generation = self.routes.generation();
+        let oif_only = f.oif != 0;
+        let multicast = f.dst.is_multicast();
+        let limited = f.dst == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if let IpAddr::V6(d) = f.dst
+            && is_link_local(d)
+            && !oif_only
+            && !self.is_local(f.dst)
+            && self.interfaces().iter().filter(|i| !i.is_loopback()).count() > 1
+        {
+            return Err(EINVAL);
+        }
+        let found = self.routes.lookup(f);
+        let r = match found {
+            Ok(r) if !(limited && oif_only) => r,
+            // Groups and broadcasts need no route when the interface is known.
+            _ if (multicast || limited) && oif_only => {
+                let kind = if multicast { Kind::Multicast } else { Kind::Broadcast };
+                let mut r =
+                    route::Route::new(route::Prefix::new(f.dst, route::width(f.dst)), f.oif);
+                r.kind = kind;
+                r
+            }
+            Err(e) => return Err(e),
+            Ok(r) => r,
+        };
+        let local = matches!(r.kind, Kind::Local);
+        let iface = if local { self.loopback() } else { self.interface(r.oif) }.ok_or(ENODEV)?;
+        if !iface.is_up() {
+            return Err(if local { ENETUNREACH } else { ENETDOWN });
+        }
+        let kind = match r.kind {
+            Kind::Unicast if multicast => Kind::Multicast,
+            Kind::Unicast if limited => Kind::Broadcast,
+            k => k,
+        };
+        let next = r.gateway.unwrap_or(f.dst);
+        let src = match f.src {
+            Some(s) => s,
+            None if local => match r.prefsrc {
+                // The loopback subnet answers as 127.0.0.1; other local addresses as themselves.
+                Some(p) if f.dst.is_loopback() => p,
+                _ => f.dst,
+            },
+            None => r
+                .prefsrc
+                .filter(|s| s.is_ipv4() == f.dst.is_ipv4())
+                .or_else(|| self.source_for(&iface, f.dst, next))
+                .ok_or(EADDRNOTAVAIL)?,
+        };
+        let mut mtu = iface.mtu().min(r.mtu.map_or(usize::MAX, |m| m as usize));
+        if f.dst.is_ipv4() {
+            // What the length field can say.
+            mtu = mtu.min(65_535);
+        } else {
+            let set = iface.v6.mtu.load(Ordering::Relaxed);
+            if set != 0 {
+                mtu = mtu.min(set);
+            }
+        }
+        if let Some(m) = self.fragments.path_mtu(f.dst, self.now()) {
+            mtu = mtu.min(m);
+        }
+        Ok(Dst { iface, next, src, mtu, kind, generation })
+    }
+
+    /// A source address on `iface` for `dst` (RFC 6724, simplified to scope, deprecation and prefix).
+    pub fn source_for(&self, iface: &Interface, dst: IpAddr, next: IpAddr) -> Option<IpAddr> {
+        let pick = |i: &Interface| {
+            i.with_addresses(|l| {
+                let fits = l.iter().filter(|a| a.addr.is_ipv4() == dst.is_ipv4() && a.usable());
+                match dst {
+                    IpAddr::V4(_) => {
+                        let all: Vec<_> = fits.collect();
+                        let near = all
+                            .iter()
+                            .find(|a| route::Prefix::new(a.addr, a.prefix).contains(next));
+                        near.or_else(|| {
+                            all.iter().find(|a| a.scope != crate::interface::scope::HOST)
+                        })
+                        .or_else(|| all.first().filter(|_| i.is_loopback() || dst.is_loopback()))
+                        .map(|a| a.addr)
+                    }
+                    IpAddr::V6(d) => {
+                        let link =
+                            is_link_local(d) || (d.is_multicast() && d.segments()[0] & 0xf == 2);
+                        fits.max_by_key(|a| {
+                            let scope_fits =
+                                matches!(a.addr, IpAddr::V6(x) if is_link_local(x)) == link;
+                            let fresh = a.flags & crate::interface::ifa::DEPRECATED == 0;
+                            (scope_fits, fresh, route::common_bits(a.addr, dst))
+                        })
+                        .filter(|a| link || !matches!(a.addr, IpAddr::V6(x) if is_link_local(x)))
+                        .map(|a| a.addr)
+                    }
+                }
+            })
+        };
+        pick(iface).or_else(|| self.interfaces().iter().find_map(|i| pick(i)))
+    }
+
+    /// True while the way is still right.
+    pub fn fresh(&self, d: &Dst) -> bool {
+        d.generation == self.routes.generation()
+    }
+
+    /// Sends a packet that begins with its transport header. `EMSGSIZE` when it is too large for the path
+    /// and may not be cut.
+    pub fn send_ip(&self, cx: &mut Cx, dst: &Dst, m: &Meta, mut p: Packet) -> Result<()> {
+        let total = header_len(m.dst) + m.options.len() + p.len();
+        if total > 65_535 + header_len(m.dst) * usize::from(m.dst.is_ipv6()) {
+            return Err(EMSGSIZE);
+        }
+        self.snmp.ip_out_requests.inc();
+        if total > dst.mtu && p.gso.is_none() {
+            if m.df && m.dst.is_ipv4() {
+                self.snmp.ip_frag_fails.inc();
+                return Err(EMSGSIZE);
+            }
+            let mut m = m.clone();
+            if m.id == 0 {
+                m.id = self.next_id();
+            }
+            // Pieces carry no partial checksum.
+            write_header(&mut p, &m);
+            p.complete_checksum();
+            for piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
+                self.snmp.ip_frag_creates.inc();
+                self.output(cx, dst, piece);
+            }
+            self.snmp.ip_frag_oks.inc();
+            return Ok(());
+        }
+        write_header(&mut p, m);
+        self.output(cx, dst, p);
+        Ok(())
+    }
+
+    /// An identification for packets that may be cut.
+    pub fn next_id(&self) -> u16 {
+        self.ip_id.fetch_add(1, Ordering::Relaxed) as u16
+    }
+
+    /// Sends a packet with its IP header; groups and broadcasts also come back here.
+    pub fn output(&self, cx: &mut Cx, dst: &Dst, p: Packet) {
+        if matches!(dst.kind, Kind::Multicast | Kind::Broadcast) && !dst.iface.is_loopback() {
+            let group = destination(&p);
+            let back = match (dst.kind, group) {
+                (Kind::Broadcast, _) => true,
+                (_, Some(g)) => self.wants_group(&dst.iface, g),
+                _ => false,
+            };
+            if back {
+                let mut copy = p.clone();
+                copy.csum = Csum::Valid;
+                copy.iface = dst.iface.index;
+                self.loop_back(cx, copy);
+            }
+        }
+        if dst.kind == Kind::Broadcast && dst.iface.link == Link::Ethernet {
+            self.to_device(cx, &dst.iface, IpAddr::V4(Ipv4Addr::BROADCAST), p);
+        } else {
+            self.to_device(cx, &dst.iface, dst.next, p);
+        }
+    }
+
+    fn wants_group(&self, i: &Interface, g: IpAddr) -> bool {
+        i.in_group(g) || g == IpAddr::V6(Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]))
+    }
+
+    /// A copy of what was sent, for members here.
+    fn loop_back(&self, cx: &mut Cx, p: Packet) {
+        if let Some(lo) = self.loopback() {
+            lo.enqueue(cx, p);
+        }
+    }
+
+    /// Does in software what the device does not, and hands over.
+    fn to_device(&self, cx: &mut Cx, iface: &Arc<Interface>, next: IpAddr, mut p: Packet) {
+        let f = iface.device.features();
+        let n = self.neighbours.clone();
+        let cuts = match p.gso.map(|g| g.kind) {
+            Some(GsoKind::TcpV4) => !f.tso4,
+            Some(GsoKind::TcpV6) => !f.tso6,
+            Some(GsoKind::Udp) => !f.uso,
+            None => false,
+        };
+        if cuts {
+            for s in gso::segment(p, !f.tx_csum) {
+                n.send(cx, iface, next, s);
+            }
+            return;
+        }
+        if !f.tx_csum {
+            p.complete_checksum();
+        }
+        n.send(cx, iface, next, p);
+    }
+
+    // Receiving.
+
+    /// Takes a frame that a device received.
+    pub fn receive(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
+        if !iface.is_up() {
+            return;
+        }
+        count(&iface.counters.rx_packets, 1);
+        count(&iface.counters.rx_bytes, p.len() as u64);
+        p.iface = iface.index;
+        if p.stamp == 0 {
+            p.stamp = self.realtime();
+        }
+        if iface.link != Link::Ethernet {
+            self.tap(cx, iface, &p, false);
+            self.receive_ip(cx, iface, p);
+            return;
+        }
+        if !p.pull(ethernet::HEADER) {
+            count(&iface.counters.rx_errors, 1);
+            return;
+        }
+        let Ok(h) = Ethernet::parse(p.net()) else { return };
+        p.kind = h.kind;
+        let mut link = ethernet::HEADER;
+        if h.kind == ethertype::VLAN && p.pull(link + 4) {
+            let Ok(tag) = Tag::parse(&p.net()[link..]) else { return };
+            p.vlan = Some(tag.tci);
+            p.kind = tag.kind;
+            link += 4;
+        }
+        p.set_link_len(link);
+        if let Csum::Partial { start, .. } = &mut p.csum {
+            // Devices count from the frame's start.
+            *start = start.saturating_sub(link as u16);
+        }
+        if h.dst.is_multicast() {
+            count(&iface.counters.multicast, 1);
+        }
+        self.tap(cx, iface, &p, false);
+        // A tagged frame belongs to a VLAN interface, of which there is none.
+        if p.vlan.is_some_and(|t| t & 0xfff != 0) || (h.dst != iface.mac() && !h.dst.is_multicast())
+        {
+            return;
+        }
+        let broadcast = h.dst == Mac::BROADCAST;
+        match p.kind {
+            ethertype::ARP => neighbour::receive_arp(cx, iface, p),
+            ethertype::IPV4 | ethertype::IPV6 => {
+                p.priority = u32::from(broadcast || h.dst.is_multicast());
+                self.receive_ip(cx, iface, p);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes an IP packet.
+    pub fn receive_ip(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
+        self.snmp.ip_in_receives.inc();
+        if !p.pull(1) {
+            return;
+        }
+        let iface = match p.iface {
+            // Looped back for another interface's members.
+            n if n != 0 && n != iface.index && iface.is_loopback() => match self.interface(n) {
+                Some(i) => i,
+                None => return,
+            },
+            _ => iface.clone(),
+        };
+        p.iface = iface.index;
+        match p.net()[0] >> 4 {
+            4 => self.receive_v4(cx, &iface, p),
+            6 => self.receive_v6(cx, &iface, p),
+            _ => self.snmp.ip_in_hdr_errors.inc(),
+        }
+    }
+
+    fn receive_v4(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
+        let bad = || self.snmp.ip_in_hdr_errors.inc();
+        if !p.pull(ipv4::HEADER) {
+            return bad();
+        }
+        let words = usize::from(p.net()[0] & 15) * 4;
+        if !p.pull(words) {
+            return bad();
+        }
+        let whole = p.net_len();
+        let Ok(h) = Ipv4::parse(p.net(), whole) else { return bad() };
+        p.truncate_net(h.total_len);
+        p.kind = ethertype::IPV4;
+        if h.src.is_multicast()
+            || h.src.is_broadcast()
+            || (h.src.is_loopback() && !self.came_back(iface, &p))
+            || (h.dst.is_loopback() && !iface.is_loopback())
+        {
+            self.snmp.ip_in_addr_errors.inc();
+            return;
+        }
+        if h.dst.is_broadcast() {
+            return self.deliver_v4(cx, iface, h, p);
+        }
+        if h.dst.is_multicast() {
+            if iface.in_group(h.dst.into())
+                || h.dst == Ipv4Addr::new(224, 0, 0, 1)
+                || iface.is_loopback()
+            {
+                self.deliver_v4(cx, iface, h, p);
+            }
+            return;
+        }
+        let f = Flow {
+            dst: h.dst.into(),
+            src: Some(h.src.into()),
+            oif: 0,
+            iif: iface.index,
+            mark: p.mark,
+            tos: h.tos,
+        };
+        match self.routes.lookup(&f) {
+            Ok(r) if matches!(r.kind, Kind::Local | Kind::Broadcast) => {
+                self.deliver_v4(cx, iface, h, p)
+            }
+            found if self.conf.ip_forward.get() != 0 && p.priority == 0 => {
+                self.forward_v4(cx, h, p, found.err());
+            }
+            _ => self.snmp.ip_in_addr_errors.inc(),
+        }
+    }
+
+    /// Sent here and looped back: a packet of our own.
+    fn came_back(&self, iface: &Interface, p: &Packet) -> bool {
+        iface.is_loopback() || p.csum == Csum::Valid
+    }
+
+    fn deliver_v4(&self, cx: &mut Cx, iface: &Arc<Interface>, mut h: Ipv4, mut p: Packet) {
+        if h.is_fragment() {
+            self.snmp.ip_reasm_reqds.inc();
+            match fragment::reassemble_v4(self, cx, &h, p) {
+                Some(whole) => {
+                    self.snmp.ip_reasm_oks.inc();
+                    p = whole;
+                    let n = p.net_len();
+                    match Ipv4::parse(p.net(), n) {
+                        Ok(again) => h = again,
+                        Err(_) => return,
+                    }
+                }
+                None => return,
+            }
+        }
+        self.snmp.ip_in_delivers.inc();
+        let to = Delivery {
+            src: h.src.into(),
+            dst: h.dst.into(),
+            proto: h.proto,
+            ttl: h.ttl,
+            tos: h.tos,
+            header_len: h.header_len,
+            broadcast: p.priority != 0 || h.dst.is_broadcast() || h.dst.is_multicast(),
+        };
+        self.deliver(cx, iface, &to, p);
+    }
+
+    fn deliver(&self, cx: &mut Cx, iface: &Arc<Interface>, to: &Delivery, p: Packet) {
+        let taken = self.raw.deliver(cx, iface, to, &p);
+        match to.proto {
+            proto::TCP => self.tcp_input(cx, iface, to, p),
+            proto::UDP => self.udp_input(cx, iface, to, p),
+            proto::ICMP if to.dst.is_ipv4() => icmp::input_v4(self, cx, iface, to, p),
+            proto::ICMPV6 if to.dst.is_ipv6() => icmp::input_v6(self, cx, iface, to, p),
+            proto::IGMP => {}
+            proto::NONE => {}
+            _ if taken => {}
+            _ => {
+                self.snmp.ip_in_unknown_protos.inc();
+                if !to.broadcast {
+                    if to.dst.is_ipv4() {
+                        icmp::error(cx, &p, wire_icmp::v4::UNREACHABLE, wire_icmp::v4::PROTOCOL, 0);
+                    } else {
+                        icmp::error(cx, &p, wire_icmp::v6::PARAMETER, 1, 6);
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
+        let bad = || self.snmp.ip_in_hdr_errors.inc();
+        if !p.pull(ipv6::HEADER) {
+            return bad();
+        }
+        let whole = p.net_len();
+        let Ok(h) = Ipv6::parse(p.net(), whole) else { return bad() };
+        p.truncate_net(ipv6::HEADER + h.payload_len);
+        p.kind = ethertype::IPV6;
+        if h.src.is_multicast()
+            || ((h.dst.is_loopback() || h.src.is_loopback()) && !self.came_back(iface, &p))
+        {
+            self.snmp.ip_in_addr_errors.inc();
+            return;
+        }
+        if iface.v6.disabled.load(Ordering::Relaxed) {
+            return;
+        }
+        if h.dst.is_multicast() {
+            let all_nodes = h.dst == Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1])
+                || h.dst.segments()[0] & 0xf == 1;
+            if all_nodes || iface.in_group(h.dst.into()) || iface.is_loopback() {
+                self.deliver_v6(cx, iface, h, p);
+            }
+            return;
+        }
+        let f = Flow {
+            dst: h.dst.into(),
+            src: Some(h.src.into()),
+            oif: 0,
+            iif: iface.index,
+            mark: p.mark,
+            tos: h.class,
+        };
+        match self.routes.lookup(&f) {
+            Ok(r) if r.kind == Kind::Local => self.deliver_v6(cx, iface, h, p),
+            found
+                if self.conf.v6_forwarding.get() != 0
+                    && p.priority == 0
+                    && !is_link_local(h.dst) =>
+            {
+                self.forward_v6(cx, h, p, found.err());
+            }
+            _ => self.snmp.ip_in_addr_errors.inc(),
+        }
+    }
+
+    fn deliver_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, h: Ipv6, mut p: Packet) {
+        let at_hand = p.net_len().min(256);
+        p.pull(at_hand);
+        let Ok(mut c) = ipv6::chain(p.net(), h.next) else {
+            self.snmp.ip_in_hdr_errors.inc();
+            return;
+        };
+        if let Some((at, tell)) = c.refuse {
+            if tell {
+                icmp::error(cx, &p, wire_icmp::v6::PARAMETER, 2, at as u32);
+            }
+            return;
+        }
+        if c.routed {
+            icmp::error(cx, &p, wire_icmp::v6::PARAMETER, 0, (ipv6::HEADER + 2) as u32);
+            return;
+        }
+        if c.proto == proto::FRAGMENT {
+            self.snmp.ip_reasm_reqds.inc();
+            let Some(whole) = fragment::reassemble_v6(self, cx, &h, &c, p) else { return };
+            self.snmp.ip_reasm_oks.inc();
+            p = whole;
+            let at_hand = p.net_len().min(256);
+            p.pull(at_hand);
+            let first = p.net()[6];
+            match ipv6::chain(p.net(), first) {
+                Ok(again) if again.proto != proto::FRAGMENT => c = again,
+                _ => return,
+            }
+        }
+        self.snmp.ip_in_delivers.inc();
+        let to = Delivery {
+            src: h.src.into(),
+            dst: h.dst.into(),
+            proto: c.proto,
+            ttl: h.hop_limit,
+            tos: h.class,
+            header_len: ipv6::HEADER + c.len,
+            broadcast: p.priority != 0 || h.dst.is_multicast(),
+        };
+        self.deliver(cx, iface, &to, p);
+    }
+
+    // Forwarding (RFC 1812 5.2, RFC 8200).
+
+    fn forward_v4(&self, cx: &mut Cx, h: Ipv4, mut p: Packet, problem: Option<Errno>) {
+        if let Some(e) = problem {
+            let code = match e {
+                EACCES => 13,
+                EHOSTUNREACH => wire_icmp::v4::HOST,
+                EINVAL => return,
+                _ => wire_icmp::v4::NET,
+            };
+            icmp::error(cx, &p, wire_icmp::v4::UNREACHABLE, code, 0);
+            return;
+        }
+        if h.ttl <= 1 {
+            icmp::error(cx, &p, wire_icmp::v4::TIME_EXCEEDED, 0, 0);
+            return;
+        }
+        let f = Flow {
+            dst: h.dst.into(),
+            src: Some(h.src.into()),
+            oif: 0,
+            iif: p.iface,
+            mark: p.mark,
+            tos: h.tos,
+        };
+        let Ok(dst) = self.route_to(&f) else { return };
+        let fits = |n: usize| n <= dst.mtu;
+        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + h.header_len + 60);
+        let passes = fits(p.net_len()) || (p.gso.is_some() && fits(size));
+        if !passes && h.df {
+            icmp::error(
+                cx,
+                &p,
+                wire_icmp::v4::UNREACHABLE,
+                wire_icmp::v4::FRAG_NEEDED,
+                dst.mtu as u32,
+            );
+            return;
+        }
+        self.snmp.ip_forw_datagrams.inc();
+        p.strip_link();
+        let b = p.net_bytes_mut();
+        b[8] -= 1;
+        // The checksum changes by one in its high byte (RFC 1624).
+        let sum = u32::from(u16::from_be_bytes([b[10], b[11]])) + 0x100;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        b[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+        p.priority = 0;
+        if fits(p.net_len()) || p.gso.is_some() {
+            self.output(cx, &dst, p);
+            return;
+        }
+        p.complete_checksum();
+        for piece in fragment::cut(p, dst.mtu, 0) {
+            self.output(cx, &dst, piece);
+        }
+    }
+
+    fn forward_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet, problem: Option<Errno>) {
+        if let Some(e) = problem {
+            let code = match e {
+                EACCES => wire_icmp::v6::PROHIBITED,
+                EINVAL => return,
+                _ => wire_icmp::v6::NO_ROUTE,
+            };
+            icmp::error(cx, &p, wire_icmp::v6::UNREACHABLE, code, 0);
+            return;
+        }
+        if h.hop_limit <= 1 {
+            icmp::error(cx, &p, wire_icmp::v6::TIME_EXCEEDED, 0, 0);
+            return;
+        }
+        let f = Flow {
+            dst: h.dst.into(),
+            src: Some(h.src.into()),
+            oif: 0,
+            iif: p.iface,
+            mark: p.mark,
+            tos: h.class,
+        };
+        let Ok(dst) = self.route_to(&f) else { return };
+        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + ipv6::HEADER + 60);
+        if size > dst.mtu {
+            icmp::error(cx, &p, wire_icmp::v6::TOO_BIG, 0, dst.mtu as u32);
+            return;
+        }
+        self.snmp.ip_forw_datagrams.inc();
+        p.strip_link();
+        p.net_bytes_mut()[7] -= 1;
+        p.priority = 0;
+        self.output(cx, &dst, p);
+    }
+}
+
+/// What a delivered packet's IP header said.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub proto: u8,
+    pub ttl: u8,
+    pub tos: u8,
+    /// Network header with options or extension headers, bytes.
+    pub header_len: usize,
+    /// Not for one station.
+    pub broadcast: bool,
+}
+
+impl Delivery {
+    /// Whether the transport checksum over everything after the network header is right.
+    pub fn checksum_ok(&self, p: &Packet) -> bool {
+        if p.csum != Csum::None {
+            return true;
+        }
+        let len = p.net_len() - self.header_len;
+        let mut s = Sum::pseudo(self.src, self.dst, self.proto, len);
+        let body = p.sum_from(self.header_len);
+        s.add_u16(body.folded());
+        s.finish() == 0
+    }
+}
+
+/// Destination of a packet with an IP header.
+fn destination(p: &Packet) -> Option<IpAddr> {
+    let b = p.net();
+    match b.first()? >> 4 {
+        4 => Ipv4::parse_quoted(b).ok().map(|h| h.dst.into()),
+        _ => Ipv6::parse_quoted(b).ok().map(|h| h.dst.into()),
+    }
+}

@@ -1,0 +1,387 @@
+//! Packet sockets: every frame of an interface, both ways (packet(7)).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_base::{Events, Mutex, Rank, WaitQueue};
+
+use crate::bpf::{Aux, Program};
+use crate::interface::{Interface, Link, iff};
+use crate::neighbour;
+use crate::packet::{Csum, Data, Packet};
+use crate::stack::{Cx, Stack};
+use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
+
+/// sll_pkttype (packet(7)).
+pub mod pkttype {
+    pub const HOST: u8 = 0;
+    pub const BROADCAST: u8 = 1;
+    pub const MULTICAST: u8 = 2;
+    pub const OTHERHOST: u8 = 3;
+    pub const OUTGOING: u8 = 4;
+}
+
+/// ARPHRD_* of an interface.
+pub fn hardware_type(l: Link) -> u16 {
+    match l {
+        Link::Ethernet => 1,
+        Link::Loopback => 772,
+        Link::None => 65_534,
+    }
+}
+
+/// A frame for a reader.
+#[derive(Clone)]
+pub struct Frame {
+    pub data: Vec<u8>,
+    /// Length before the filter cut it.
+    pub len: usize,
+    pub protocol: u16,
+    pub iface: u32,
+    pub hatype: u16,
+    pub pkttype: u8,
+    pub addr: Mac,
+    pub stamp: u64,
+    pub vlan: Option<u16>,
+    /// The checksum is not there yet, or was verified (TP_STATUS_CSUMNOTREADY, TP_STATUS_CSUM_VALID).
+    pub csum: Csum,
+    /// Bytes before the network header.
+    pub net: usize,
+}
+
+const OVERHEAD: usize = 768;
+
+/// A packet socket.
+pub struct PacketSocket {
+    me: Weak<PacketSocket>,
+    pub stack: Arc<Stack>,
+    pub id: u64,
+    /// SOCK_DGRAM: without link headers.
+    pub cooked: bool,
+    pub wait: Arc<WaitQueue>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    protocol: u16,
+    iface: u32,
+    filter: Option<Program>,
+    filter_locked: bool,
+    queue: VecDeque<Frame>,
+    bytes: usize,
+    rcvbuf: usize,
+    packets: u32,
+    drops: u32,
+    error: Option<Errno>,
+    ignore_outgoing: bool,
+    promisc: Vec<u32>,
+    closed: bool,
+}
+
+impl PacketSocket {
+    /// A socket for frames of `protocol` (EtherType, [`ethertype::ALL`], or 0 for none until bound).
+    pub fn new(stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSocket> {
+        let s = Arc::new_cyclic(|me| PacketSocket {
+            me: me.clone(),
+            stack: stack.clone(),
+            id: crate::sock::new_id(),
+            cooked,
+            wait: WaitQueue::shared(),
+            inner: Mutex::new(
+                Rank::LEAF,
+                Inner {
+                    protocol,
+                    iface: 0,
+                    filter: None,
+                    filter_locked: false,
+                    queue: VecDeque::new(),
+                    bytes: 0,
+                    rcvbuf: 212_992,
+                    packets: 0,
+                    drops: 0,
+                    error: None,
+                    ignore_outgoing: false,
+                    promisc: Vec::new(),
+                    closed: false,
+                },
+            ),
+        });
+        if protocol != 0 {
+            stack.add_tap(&s);
+        }
+        s
+    }
+
+    /// bind(2): `ENODEV` for an unknown interface, `ENETDOWN` is reported later.
+    pub fn bind(&self, iface: u32, protocol: u16) -> Result<()> {
+        let up = match iface {
+            0 => true,
+            n => self.stack.interface(n).ok_or(ENODEV)?.is_up(),
+        };
+        let had = {
+            let mut i = self.inner.lock();
+            let had = i.protocol != 0;
+            i.iface = iface;
+            if protocol != 0 {
+                i.protocol = protocol;
+            }
+            if !up {
+                i.error = Some(ENETDOWN);
+            }
+            had
+        };
+        if !had
+            && protocol != 0
+            && let Some(me) = self.me.upgrade()
+        {
+            self.stack.add_tap(&me);
+        }
+        Ok(())
+    }
+
+    /// Interface (0 is any) and protocol.
+    pub fn bound(&self) -> (u32, u16) {
+        let i = self.inner.lock();
+        (i.iface, i.protocol)
+    }
+
+    /// Memory of waiting frames.
+    pub fn used(&self) -> usize {
+        self.inner.lock().bytes
+    }
+
+    /// SO_ATTACH_FILTER, SO_DETACH_FILTER: `EPERM` when locked.
+    pub fn set_filter(&self, f: Option<Program>) -> Result<()> {
+        let mut i = self.inner.lock();
+        if i.filter_locked {
+            return Err(EPERM);
+        }
+        if f.is_none() && i.filter.is_none() {
+            return Err(ENOENT);
+        }
+        i.filter = f;
+        Ok(())
+    }
+
+    /// SO_LOCK_FILTER.
+    pub fn lock_filter(&self) {
+        self.inner.lock().filter_locked = true;
+    }
+
+    /// SO_RCVBUF.
+    pub fn set_rcvbuf(&self, n: usize) {
+        self.inner.lock().rcvbuf = n;
+    }
+
+    /// PACKET_IGNORE_OUTGOING.
+    pub fn set_ignore_outgoing(&self, on: bool) {
+        self.inner.lock().ignore_outgoing = on;
+    }
+
+    /// PACKET_ADD_MEMBERSHIP with PACKET_MR_PROMISC.
+    pub fn add_promisc(&self, iface: u32) -> Result<()> {
+        let i = self.stack.interface(iface).ok_or(ENODEV)?;
+        self.inner.lock().promisc.push(iface);
+        if i.promisc.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            let _ = self.stack.set_flags(&i, iff::PROMISC, iff::PROMISC);
+        }
+        Ok(())
+    }
+
+    /// PACKET_DROP_MEMBERSHIP.
+    pub fn drop_promisc(&self, iface: u32) -> Result<()> {
+        {
+            let mut s = self.inner.lock();
+            let at = s.promisc.iter().position(|i| *i == iface).ok_or(EADDRNOTAVAIL)?;
+            s.promisc.remove(at);
+        }
+        if let Some(i) = self.stack.interface(iface)
+            && i.promisc.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1
+        {
+            let _ = self.stack.set_flags(&i, 0, iff::PROMISC);
+        }
+        Ok(())
+    }
+
+    /// PACKET_STATISTICS: frames and drops since it was last asked.
+    pub fn statistics(&self) -> (u32, u32) {
+        let mut i = self.inner.lock();
+        (std::mem::take(&mut i.packets), std::mem::take(&mut i.drops))
+    }
+
+    /// Offers a frame that passes an interface.
+    pub(crate) fn offer(&self, cx: &mut Cx, iface: &Arc<Interface>, p: &Packet, outgoing: bool) {
+        let mut i = self.inner.lock();
+        let protocol = if p.kind == 0 { ethertype::IPV4 } else { p.kind };
+        let wanted = i.protocol == ethertype::ALL || (i.protocol == protocol && !outgoing);
+        if i.closed
+            || !wanted
+            || (i.iface != 0 && i.iface != iface.index)
+            || (outgoing && i.ignore_outgoing)
+        {
+            return;
+        }
+        let mut data = p.to_vec();
+        let mut net = p.link_len();
+        if iface.is_loopback() {
+            // Loopback frames have an Ethernet header of zeros.
+            let h = Ethernet { dst: Mac::ZERO, src: Mac::ZERO, kind: protocol };
+            data.drain(..net);
+            net = ethernet::HEADER;
+            data.splice(0..0, h.bytes());
+        }
+        let header = Ethernet::parse(&data).ok().filter(|_| iface.link != Link::None);
+        let kind = match &header {
+            _ if outgoing => pkttype::OUTGOING,
+            None => pkttype::HOST,
+            Some(h) if h.dst == Mac::BROADCAST => pkttype::BROADCAST,
+            Some(h) if h.dst.is_multicast() => pkttype::MULTICAST,
+            Some(h) if h.dst == iface.mac() || iface.is_loopback() => pkttype::HOST,
+            Some(_) => pkttype::OTHERHOST,
+        };
+        if let (Some(_), false) = (p.vlan, outgoing)
+            && net == ethernet::HEADER + 4
+        {
+            // Tags are told aside, as devices that strip them do.
+            data.drain(12..16);
+            net -= 4;
+        }
+        let aux = Aux {
+            protocol,
+            pkttype: kind,
+            ifindex: iface.index,
+            vlan: p.vlan,
+            mark: p.mark,
+            hatype: hardware_type(iface.link),
+            net: if self.cooked { 0 } else { net },
+        };
+        let seen = if self.cooked { &data[net.min(data.len())..] } else { &data[..] };
+        let len = seen.len();
+        let keep = match &i.filter {
+            Some(f) => (f.run(seen, &aux) as usize).min(len),
+            None => len,
+        };
+        if keep == 0 && len != 0 {
+            return;
+        }
+        i.packets = i.packets.wrapping_add(1);
+        if i.bytes + keep + OVERHEAD > i.rcvbuf {
+            i.drops = i.drops.wrapping_add(1);
+            return;
+        }
+        let frame = Frame {
+            data: seen[..keep].to_vec(),
+            len,
+            protocol,
+            iface: iface.index,
+            hatype: hardware_type(iface.link),
+            pkttype: kind,
+            addr: header.map_or(Mac::ZERO, |h| h.src),
+            stamp: if p.stamp != 0 { p.stamp } else { cx.stack().realtime() },
+            vlan: p.vlan,
+            csum: p.csum,
+            net: if self.cooked { 0 } else { net },
+        };
+        i.bytes += keep + OVERHEAD;
+        i.queue.push_back(frame);
+        drop(i);
+        cx.notify(&self.wait, Events::READABLE);
+    }
+
+    /// The next frame: `EAGAIN`, or the pending error.
+    pub fn recv(&self, peek: bool) -> Result<Frame> {
+        let mut i = self.inner.lock();
+        if let Some(e) = i.error.take() {
+            return Err(e);
+        }
+        if peek {
+            return i.queue.front().cloned().ok_or(EAGAIN);
+        }
+        let f = i.queue.pop_front().ok_or(EAGAIN)?;
+        i.bytes -= f.data.len() + OVERHEAD;
+        Ok(f)
+    }
+
+    /// True when a receive has something to do.
+    pub fn ready(&self) -> bool {
+        let i = self.inner.lock();
+        !i.queue.is_empty() || i.error.is_some()
+    }
+
+    /// FIONREAD.
+    pub fn next_len(&self) -> usize {
+        self.inner.lock().queue.front().map_or(0, |f| f.data.len())
+    }
+
+    /// Readiness.
+    pub fn events(&self) -> Events {
+        let i = self.inner.lock();
+        let mut e = Events::WRITABLE | Events::WRBAND;
+        e |= Events::READABLE.when(!i.queue.is_empty());
+        e | Events::ERR.when(i.error.is_some())
+    }
+
+    /// SO_ERROR.
+    pub fn take_error(&self) -> Option<Errno> {
+        self.inner.lock().error.take()
+    }
+
+    /// Sends a frame: with its header, or (cooked) to a link address. `ENXIO` without an interface,
+    /// `ENETDOWN`, `EMSGSIZE`, `EINVAL` for less than a header.
+    pub fn send(&self, to: Option<(u32, u16, Mac)>, data: &[u8]) -> Result<()> {
+        let (bound, proto) = self.bound();
+        let index = to.map(|t| t.0).filter(|i| *i != 0).unwrap_or(bound);
+        let iface = self.stack.interface(index).ok_or(ENXIO)?;
+        if !iface.is_up() {
+            return Err(ENETDOWN);
+        }
+        let protocol = to.map(|t| t.1).filter(|p| *p != 0).unwrap_or(proto);
+        let mut p = Packet::new(Data::new());
+        p.csum = Csum::Valid;
+        if self.cooked {
+            if data.len() > iface.mtu() {
+                return Err(EMSGSIZE);
+            }
+            p.kind = protocol;
+            p.head_mut().extend_from_slice(data);
+            let mac = to.map_or(Mac::BROADCAST, |t| t.2);
+            self.stack.enter(|cx| neighbour::send_to(cx, &iface, mac, p));
+            return Ok(());
+        }
+        let header = if iface.link == Link::None { 0 } else { ethernet::HEADER };
+        if data.len() < header {
+            return Err(EINVAL);
+        }
+        if data.len() > iface.mtu() + header + 4 {
+            return Err(EMSGSIZE);
+        }
+        p.head_mut().extend_from_slice(data);
+        p.set_link_len(header);
+        p.kind = match Ethernet::parse(data) {
+            Ok(h) if header != 0 => h.kind,
+            _ => protocol,
+        };
+        if iface.is_loopback() {
+            p.strip_link();
+        }
+        self.stack.enter(|cx| iface.enqueue(cx, p));
+        Ok(())
+    }
+
+    /// The last descriptor is closed.
+    pub fn close(&self) {
+        let promisc = {
+            let mut i = self.inner.lock();
+            i.closed = true;
+            i.queue.clear();
+            i.bytes = 0;
+            i.promisc.clone()
+        };
+        for i in promisc {
+            let _ = self.drop_promisc(i);
+        }
+        self.stack.remove_tap(self);
+    }
+}

@@ -1,0 +1,663 @@
+//! UDP sockets (RFC 768, udp(7)).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Weak};
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_base::{Events, Mutex, Rank, RwLock, WaitQueue};
+
+use crate::icmp::{self, Notice};
+use crate::interface::Interface;
+use crate::ip::{self, Delivery, Dst};
+use crate::packet::{Data, Gso, GsoKind, Packet};
+use crate::ports::{Claim, Ports};
+use crate::sock::{self, Datagram, Inbox, IpOptions, SendInfo};
+use crate::stack::{Cx, Stack};
+use crate::wire::icmp as wire_icmp;
+use crate::wire::proto;
+use crate::wire::udp::{self as wire, Udp};
+
+/// Largest payload of a datagram.
+pub const MAX_V4: usize = 65_507;
+pub const MAX_V6: usize = 65_527;
+
+/// UDP sockets by port.
+pub struct UdpTable {
+    pub ports: Ports,
+    by_port: RwLock<HashMap<u16, Vec<Arc<UdpSocket>>>>,
+}
+
+impl Default for UdpTable {
+    fn default() -> Self {
+        UdpTable { ports: Ports::default(), by_port: RwLock::new(Rank::LEAF, HashMap::new()) }
+    }
+}
+
+impl UdpTable {
+    /// Every bound socket.
+    pub fn list(&self) -> Vec<Arc<UdpSocket>> {
+        self.by_port.read().values().flatten().cloned().collect()
+    }
+}
+
+/// Addresses of a socket, as lookups need them.
+#[derive(Clone, Copy, Debug)]
+struct Names {
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+}
+
+/// A UDP socket.
+pub struct UdpSocket {
+    me: Weak<UdpSocket>,
+    pub stack: Arc<Stack>,
+    pub id: u64,
+    pub v6: bool,
+    pub wait: Arc<WaitQueue>,
+    pub opts: Mutex<IpOptions>,
+    names: Mutex<Names>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    inbox: Inbox,
+    bound: bool,
+    way: Option<(SocketAddr, Dst)>,
+    cork: Option<(SocketAddr, SendInfo, Data)>,
+    scope: u32,
+}
+
+fn unspecified(v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+impl UdpSocket {
+    /// An unbound socket.
+    pub fn new(stack: &Arc<Stack>, v6: bool) -> Arc<UdpSocket> {
+        Arc::new_cyclic(|me| UdpSocket {
+            me: me.clone(),
+            stack: stack.clone(),
+            id: sock::new_id(),
+            v6,
+            wait: WaitQueue::shared(),
+            opts: Mutex::new(Rank::LEAF, IpOptions::default()),
+            names: Mutex::new(
+                Rank::LEAF,
+                Names { local: SocketAddr::new(unspecified(v6), 0), remote: None },
+            ),
+            inner: Mutex::new(
+                Rank::SOCKET,
+                Inner { inbox: Inbox::default(), bound: false, way: None, cork: None, scope: 0 },
+            ),
+        })
+    }
+
+    /// Bound address.
+    pub fn local(&self) -> SocketAddr {
+        self.names.lock().local
+    }
+
+    /// Connected peer.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.names.lock().remote
+    }
+
+    /// Scope of link-local addresses: the interface.
+    pub fn scope(&self) -> u32 {
+        self.inner.lock().scope
+    }
+
+    /// Memory of waiting datagrams and how many were dropped.
+    pub fn usage(&self) -> (usize, u64) {
+        let i = self.inner.lock();
+        (i.inbox.used(), i.inbox.drops)
+    }
+
+    fn claim(&self, addr: IpAddr) -> Claim {
+        let o = self.opts.lock();
+        Claim {
+            addr,
+            v6only: o.v6only,
+            reuse_addr: o.reuse_addr,
+            reuse_port: o.reuse_port,
+            uid: o.uid,
+            iface: o.device,
+            listening: false,
+        }
+    }
+
+    /// bind(2): `EINVAL` when bound, `EADDRNOTAVAIL`, `EADDRINUSE`. `scope` is the interface of a
+    /// link-local address.
+    pub fn bind(&self, addr: SocketAddr, scope: u32) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.bound {
+            return Err(EINVAL);
+        }
+        let free = {
+            let o = self.opts.lock();
+            o.free_bind || o.transparent
+        };
+        if !free {
+            self.stack.check_bindable(addr.ip(), scope)?;
+        }
+        inner.scope = scope;
+        self.enter_table(&mut inner, addr)
+    }
+
+    fn enter_table(&self, inner: &mut Inner, addr: SocketAddr) -> Result<()> {
+        let c = self.claim(addr.ip());
+        let t = &self.stack.udp;
+        let port = if addr.port() == 0 {
+            let range = self.stack.port_range();
+            t.ports.claim_any(range, self.stack.random(), self.id, &c, |_| true)?
+        } else {
+            t.ports.claim(addr.port(), self.id, c)?;
+            addr.port()
+        };
+        self.names.lock().local = SocketAddr::new(addr.ip(), port);
+        inner.bound = true;
+        if let Some(me) = self.me.upgrade() {
+            t.by_port.write().entry(port).or_default().push(me);
+        }
+        Ok(())
+    }
+
+    fn autobind(&self, inner: &mut Inner) -> Result<()> {
+        if inner.bound {
+            return Ok(());
+        }
+        self.enter_table(inner, SocketAddr::new(unspecified(self.v6), 0)).map_err(|_| EAGAIN)
+    }
+
+    /// connect(2).
+    pub fn connect(&self, to: SocketAddr, scope: u32) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let (flow, o) = {
+            let o = self.opts.lock().clone();
+            let local = self.names.lock().local.ip();
+            let src = (!local.is_unspecified()).then_some(local);
+            (o.flow(to.ip(), src, scope, &SendInfo::default()), o)
+        };
+        let way = self.stack.route_to(&flow)?;
+        sock::check_broadcast(&way, &o)?;
+        self.autobind(&mut inner)?;
+        let mut n = self.names.lock();
+        if n.local.ip().is_unspecified() {
+            n.local.set_ip(way.src);
+        }
+        n.remote = Some(to);
+        drop(n);
+        inner.scope = scope;
+        inner.way = Some((to, way));
+        inner.inbox.error = None;
+        Ok(())
+    }
+
+    /// connect(2) with AF_UNSPEC: the association is dissolved.
+    pub fn disconnect(&self) {
+        let mut inner = self.inner.lock();
+        inner.way = None;
+        let mut n = self.names.lock();
+        n.remote = None;
+        let explicit = self.opts.lock().free_bind;
+        if !explicit {
+            n.local.set_ip(unspecified(self.v6));
+        }
+    }
+
+    /// Sends a datagram, or adds to a corked one. `EDESTADDRREQ`, `EPIPE`, `EMSGSIZE`, and the pending
+    /// error.
+    pub fn send(
+        &self,
+        to: Option<(SocketAddr, u32)>,
+        data: Data,
+        info: &SendInfo,
+        more: bool,
+    ) -> Result<()> {
+        self.stack.enter(|cx| self.send_in(cx, to, data, info, more))
+    }
+
+    fn send_in(
+        &self,
+        cx: &mut Cx,
+        to: Option<(SocketAddr, u32)>,
+        data: Data,
+        info: &SendInfo,
+        more: bool,
+    ) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if let Some(e) = inner.inbox.error.take() {
+            return Err(e);
+        }
+        if inner.inbox.shut_write {
+            return Err(EPIPE);
+        }
+        if let Some((dst, first, mut held)) = inner.cork.take() {
+            held.append(data);
+            if more {
+                inner.cork = Some((dst, first, held));
+                return Ok(());
+            }
+            return self.send_now(cx, &mut inner, dst, 0, held, &first);
+        }
+        let (dst, scope) = match (to, self.names.lock().remote) {
+            (Some(t), _) => t,
+            (None, Some(r)) => (r, inner.scope),
+            (None, None) => return Err(EDESTADDRREQ),
+        };
+        if dst.port() == 0 {
+            return Err(EINVAL);
+        }
+        if more {
+            self.autobind(&mut inner)?;
+            inner.cork = Some((dst, info.clone(), data));
+            return Ok(());
+        }
+        self.send_now(cx, &mut inner, dst, scope, data, info)
+    }
+
+    /// UDP_CORK is off: what was held goes out.
+    pub fn uncork(&self) -> Result<()> {
+        self.stack.enter(|cx| {
+            let mut inner = self.inner.lock();
+            match inner.cork.take() {
+                Some((dst, info, data)) => self.send_now(cx, &mut inner, dst, 0, data, &info),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn send_now(
+        &self,
+        cx: &mut Cx,
+        inner: &mut Inner,
+        dst: SocketAddr,
+        scope: u32,
+        data: Data,
+        info: &SendInfo,
+    ) -> Result<()> {
+        let max = if dst.is_ipv4() { MAX_V4 } else { MAX_V6 };
+        if data.len() > max {
+            return Err(EMSGSIZE);
+        }
+        self.autobind(inner)?;
+        let names = *self.names.lock();
+        let o = self.opts.lock().clone();
+        let plain = info.src.is_none() && info.iface == 0;
+        let cached = match &inner.way {
+            Some((d, w)) if *d == dst && plain && self.stack.fresh(w) => Some(w.clone()),
+            _ => None,
+        };
+        let way = match cached {
+            Some(w) => w,
+            None => {
+                let local = names.local.ip();
+                let src =
+                    (!local.is_unspecified() && local.is_ipv4() == dst.is_ipv4()).then_some(local);
+                let w = self.stack.route_to(&o.flow(dst.ip(), src, scope, info))?;
+                if plain && names.remote == Some(dst) {
+                    inner.way = Some((dst, w.clone()));
+                }
+                w
+            }
+        };
+        sock::check_broadcast(&way, &o)?;
+        let size = usize::from(info.segment);
+        if size > 0 && data.len() > size {
+            let segments = data.len().div_ceil(size);
+            if segments > 128 || size + wire::HEADER + ip::header_len(dst.ip()) > way.mtu {
+                return Err(if segments > 128 { EINVAL } else { EMSGSIZE });
+            }
+        }
+        self.transmit(cx, &way, names.local.port(), dst, data, info, &o)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn transmit(
+        &self,
+        cx: &mut Cx,
+        way: &Dst,
+        port: u16,
+        dst: SocketAddr,
+        data: Data,
+        info: &SendInfo,
+        o: &IpOptions,
+    ) -> Result<()> {
+        let len = wire::HEADER + data.len();
+        let mut m = o.meta(way, dst.ip(), proto::UDP, len, info, &self.stack);
+        if !way.iface.is_loopback() && dst.is_ipv6() && len + 40 > way.mtu && o.dontfrag {
+            return Err(EMSGSIZE);
+        }
+        let mut p = Packet::new(data);
+        let h = Udp { src: port, dst: dst.port(), len, checksum: 0 };
+        p.head_mut().extend_from_slice(&h.bytes());
+        (p.mark, p.priority) = (o.mark, 0);
+        ip::partial_checksum(&mut p, way.src, dst.ip(), proto::UDP, 6);
+        if info.segment > 0 && p.data.len() > usize::from(info.segment) {
+            p.gso = Some(Gso { kind: GsoKind::Udp, size: info.segment });
+            m.df = true;
+        }
+        let group_loop = if dst.is_ipv4() { o.multicast_loop } else { o.multicast_loop6 };
+        let mut w = way.clone();
+        if !group_loop && w.kind == crate::route::Kind::Multicast {
+            w.kind = crate::route::Kind::Unicast;
+        }
+        self.stack.snmp.udp_out_datagrams.inc();
+        self.stack.send_ip(cx, &w, &m, p)
+    }
+
+    /// The next datagram: `EAGAIN`, or the pending error. Empty after shutdown(2).
+    pub fn recv(&self, peek: bool) -> Result<Option<Datagram>> {
+        let mut inner = self.inner.lock();
+        match inner.inbox.take(peek) {
+            Ok(d) => Ok(Some(d)),
+            Err(EAGAIN) if inner.inbox.shut_read => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The next of the error queue.
+    pub fn recv_error(&self) -> Result<sock::QueuedError> {
+        self.inner.lock().inbox.take_error()
+    }
+
+    /// SO_ERROR.
+    pub fn take_error(&self) -> Option<Errno> {
+        self.inner.lock().inbox.error.take()
+    }
+
+    /// Readiness.
+    pub fn events(&self) -> Events {
+        self.inner.lock().inbox.events()
+    }
+
+    /// True when a receive has something to do.
+    pub fn ready(&self) -> bool {
+        self.inner.lock().inbox.ready()
+    }
+
+    /// FIONREAD.
+    pub fn next_len(&self) -> usize {
+        self.inner.lock().inbox.next_len()
+    }
+
+    /// shutdown(2): `ENOTCONN` without a peer.
+    pub fn shutdown(&self, read: bool, write: bool) -> Result<()> {
+        let connected = self.names.lock().remote.is_some();
+        {
+            let mut inner = self.inner.lock();
+            inner.inbox.shut_read |= read;
+            inner.inbox.shut_write |= write;
+        }
+        self.wait.wake_all(Events::ALL);
+        if connected { Ok(()) } else { Err(ENOTCONN) }
+    }
+
+    /// The last descriptor is closed.
+    pub fn close(&self) {
+        let port = self.local().port();
+        {
+            let mut inner = self.inner.lock();
+            inner.inbox.clear();
+            inner.bound = false;
+        }
+        if port != 0 {
+            self.stack.udp.ports.release(port, self.id);
+            let mut t = self.stack.udp.by_port.write();
+            if let Some(list) = t.get_mut(&port) {
+                list.retain(|s| s.id != self.id);
+                if list.is_empty() {
+                    t.remove(&port);
+                }
+            }
+        }
+        sock::leave_all(&self.stack, &self.opts);
+    }
+
+    /// Options that lookups and claims depend on have changed.
+    pub fn options_changed(&self) {
+        let (reuse_addr, reuse_port, iface) = {
+            let o = self.opts.lock();
+            (o.reuse_addr, o.reuse_port, o.device)
+        };
+        self.stack.udp.ports.change(self.local().port(), self.id, |c| {
+            (c.reuse_addr, c.reuse_port, c.iface) = (reuse_addr, reuse_port, iface);
+        });
+    }
+
+    /// How well the socket fits a datagram; `None` when it is not for it.
+    fn score(&self, src: SocketAddr, dst: IpAddr, iface: u32) -> Option<u32> {
+        let n = *self.names.lock();
+        let (device, only) = {
+            let o = self.opts.lock();
+            (o.device, o.v6only)
+        };
+        if dst.is_ipv4()
+            && self.v6
+            && (only || matches!(n.local.ip(), IpAddr::V6(a) if !a.is_unspecified()))
+        {
+            return None;
+        }
+        if dst.is_ipv6() && !self.v6 {
+            return None;
+        }
+        let mut score = u32::from(self.v6 == dst.is_ipv6());
+        if !n.local.ip().is_unspecified() {
+            if n.local.ip() != dst {
+                return None;
+            }
+            score += 4;
+        }
+        if let Some(r) = n.remote {
+            if (r.ip(), r.port()) != (src.ip(), src.port()) {
+                return None;
+            }
+            score += 8;
+        }
+        if device != 0 {
+            if device != iface {
+                return None;
+            }
+            score += 4;
+        }
+        Some(score)
+    }
+
+    fn deliver(&self, cx: &mut Cx, d: Datagram) -> bool {
+        let rcvbuf = self.opts.lock().rcvbuf;
+        let taken = self.inner.lock().inbox.put(d, rcvbuf);
+        if taken {
+            sock::wake(cx, &self.wait, Events::READABLE);
+        }
+        taken
+    }
+}
+
+impl Stack {
+    /// Ports for sockets that name none.
+    pub fn port_range(&self) -> (u16, u16) {
+        (self.conf.port_min.get() as u16, self.conf.port_max.get() as u16)
+    }
+
+    /// A datagram for this host.
+    pub(crate) fn udp_input(
+        &self,
+        cx: &mut Cx,
+        iface: &Arc<Interface>,
+        to: &Delivery,
+        mut p: Packet,
+    ) {
+        if !p.pull(to.header_len + wire::HEADER) {
+            self.snmp.udp_in_errors.inc();
+            return;
+        }
+        let whole = p.net_len() - to.header_len;
+        let Ok(h) = Udp::parse(&p.net()[to.header_len..], whole) else {
+            self.snmp.udp_in_errors.inc();
+            return;
+        };
+        if p.gso.is_none() {
+            p.truncate_net(to.header_len + h.len);
+        }
+        // A checksum of zero is none, which IPv6 does not allow.
+        let unchecked = h.checksum == 0 && to.dst.is_ipv4();
+        if !unchecked && !to.checksum_ok(&p) {
+            self.snmp.udp_in_csum_errors.inc();
+            self.snmp.udp_in_errors.inc();
+            return;
+        }
+        let src = SocketAddr::new(to.src, h.src);
+        let candidates = {
+            let t = self.udp.by_port.read();
+            t.get(&h.dst).cloned().unwrap_or_default()
+        };
+        let gso = p.gso.map_or(0, |g| g.size);
+        let stamp = p.stamp;
+        if to.broadcast && (to.dst.is_multicast() || !self.is_local(to.dst)) {
+            let data = p.take_payload(to.header_len + wire::HEADER);
+            let d = Datagram {
+                src,
+                dst: to.dst,
+                dst_port: h.dst,
+                iface: iface.index,
+                ttl: to.ttl,
+                tos: to.tos,
+                data,
+                stamp,
+                gso,
+            };
+            self.udp_flood(cx, iface, &candidates, &d);
+            return;
+        }
+        let mut best: Option<u32> = None;
+        let mut group: Vec<&Arc<UdpSocket>> = Vec::new();
+        for s in &candidates {
+            let Some(score) = s.score(src, to.dst, iface.index) else { continue };
+            if best.is_none_or(|b| score > b) {
+                best = Some(score);
+                group.clear();
+            }
+            if best == Some(score) {
+                group.push(s);
+            }
+        }
+        let Some(first) = group.last().copied() else {
+            self.snmp.udp_no_ports.inc();
+            if !to.broadcast {
+                let (kind, code) = if to.dst.is_ipv4() {
+                    (wire_icmp::v4::UNREACHABLE, wire_icmp::v4::PORT)
+                } else {
+                    (wire_icmp::v6::UNREACHABLE, wire_icmp::v6::PORT)
+                };
+                icmp::error(cx, &p, kind, code, 0);
+            }
+            return;
+        };
+        let s = if group.len() > 1 && first.opts.lock().reuse_port {
+            // The group shares by a hash of the flow.
+            let n = self.flow_hash(src, SocketAddr::new(to.dst, h.dst)) % group.len() as u64;
+            group[n as usize]
+        } else {
+            first
+        };
+        let data = p.take_payload(to.header_len + wire::HEADER);
+        let d = Datagram {
+            src,
+            dst: to.dst,
+            dst_port: h.dst,
+            iface: iface.index,
+            ttl: to.ttl,
+            tos: to.tos,
+            data,
+            stamp,
+            gso,
+        };
+        let taken = if gso > 0 {
+            // Several in one: each is a message of its own.
+            let size = usize::from(gso);
+            let parts = d.data.len().div_ceil(size).max(1);
+            let part =
+                |i: usize| Datagram { data: d.data.part(i * size, size), gso: 0, ..d.clone() };
+            let taken = (0..parts).filter(|i| s.deliver(cx, part(*i))).count();
+            taken == parts
+        } else {
+            s.deliver(cx, d)
+        };
+        if taken {
+            self.snmp.udp_in_datagrams.inc();
+        } else {
+            self.snmp.udp_rcvbuf_errors.inc();
+            self.snmp.udp_in_errors.inc();
+        }
+    }
+
+    /// Every member of a group gets it, and every socket a broadcast.
+    fn udp_flood(&self, cx: &mut Cx, iface: &Arc<Interface>, to: &[Arc<UdpSocket>], d: &Datagram) {
+        for s in to {
+            if s.score(d.src, d.dst, iface.index).is_none() {
+                continue;
+            }
+            if d.dst.is_multicast() {
+                let o = s.opts.lock();
+                let member = o.memberships.contains(&(iface.index, d.dst));
+                let open = o.multicast_all && d.dst.is_ipv4();
+                let other = o.memberships.iter().any(|(_, g)| *g == d.dst);
+                let v6_ok = d.dst.is_ipv6() && (o.memberships.is_empty() || member);
+                if !(member || v6_ok || (open && !other)) {
+                    continue;
+                }
+            }
+            if s.deliver(cx, d.clone()) {
+                self.snmp.udp_in_datagrams.inc();
+            }
+        }
+    }
+
+    /// A keyed hash of a flow.
+    pub(crate) fn flow_hash(&self, a: SocketAddr, b: SocketAddr) -> u64 {
+        let mut h = self.secret[0];
+        let mut mix = |v: u64| {
+            h = (h ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            h ^= h >> 29;
+        };
+        for s in [a, b] {
+            match s.ip() {
+                IpAddr::V4(x) => mix(u64::from(u32::from(x))),
+                IpAddr::V6(x) => {
+                    let v = u128::from(x);
+                    mix(v as u64);
+                    mix((v >> 64) as u64);
+                }
+            }
+            mix(u64::from(s.port()));
+        }
+        h ^ self.secret[3]
+    }
+
+    /// An ICMP error about a datagram of ours.
+    pub(crate) fn udp_notice(&self, cx: &mut Cx, n: &Notice) {
+        let word =
+            |at: usize| n.payload.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+        let (local, remote) = (word(0), SocketAddr::new(n.dst, word(2)));
+        let candidates = {
+            let t = self.udp.by_port.read();
+            t.get(&local).cloned().unwrap_or_default()
+        };
+        // The sender: the socket that its answer would go to.
+        let best = candidates
+            .iter()
+            .filter_map(|s| s.score(remote, n.src, 0).map(|v| (v, s)))
+            .max_by_key(|(v, _)| *v);
+        let Some((_, s)) = best else { return };
+        let o = s.opts.lock().clone();
+        let connected = s.remote().is_some();
+        if s.inner.lock().inbox.notice(n, &o, remote, connected, wire::HEADER) {
+            sock::wake(cx, &s.wait, Events::ERR | Events::READABLE);
+        }
+        if n.errno == EMSGSIZE {
+            s.inner.lock().way = None;
+        }
+    }
+}

@@ -1,0 +1,838 @@
+//! A filter, its listener, the contexts under it and the workers that serve them.
+//!
+//! Invariant: while a context may raise an event, somebody is receiving. Receivers are
+//! plain workers, or one *talker*: a worker that, inside its own context's kernel code,
+//! waits for that context's next event and hands other contexts' events to the pool.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use uml_abi::{Result, errno};
+
+use super::confirm::{self, Origin, origin};
+use super::machine::Machine;
+use super::park::{self, PARKED, Stand};
+use super::serve::{First, serve, serve_and_work};
+use super::space::GuestSpace;
+use crate::api::{Kick, Runner, Space};
+use crate::hostcall::Call;
+use crate::pool::Reservation;
+use crate::process::HostProcess;
+use crate::seccomp::arena::Slot;
+use crate::seccomp::notif::{Answer, Listener, Notif};
+use crate::seccomp::zygote::INTERRUPT;
+use crate::sys;
+use crate::watch::{Interrupted, Overdue};
+
+/// A guest thread.
+pub struct Ctx {
+    pub tid: i32,
+    pub space: Arc<GuestSpace>,
+    /// The same, for the kernel above.
+    pub dyn_space: Arc<dyn Space>,
+    pub slot: Arc<Slot>,
+    pub slot_addr: u64,
+    pub position: usize,
+    pub runner: Mutex<Option<Arc<dyn Runner>>>,
+    /// With [`Group::st`]: something this context's worker waits for has happened.
+    pub wake: Condvar,
+    /// Where the host thread is, for the worker that serves it.
+    pub stand: Stand,
+    pub _reservation: Reservation,
+}
+
+/// What a context's host thread is doing, as far as the kernel knows.
+enum Run {
+    /// Guest code; the next event is a new one.
+    Running,
+    /// Stopped at an event that a worker is handling.
+    Served,
+    /// Making host calls for its worker.
+    Talk(Talk),
+    /// About to make this host call, then guest code.
+    Last(Call),
+    /// Making its last host call.
+    Leaving(Call),
+}
+
+struct Talk {
+    expect: Vec<Call>,
+    next: usize,
+    /// The worker waits as the group's talker.
+    receiving: bool,
+}
+
+/// How a conversation ended.
+#[derive(Clone, Copy)]
+pub enum Ended {
+    Event(Notif),
+    Died,
+}
+
+struct Member {
+    cx: Arc<Ctx>,
+    run: Run,
+    /// A kick came while the context was served.
+    kick: bool,
+    /// When an interruption was sent that has not led to an event yet.
+    signalled: Option<Instant>,
+    ended: Option<Ended>,
+    /// It waits by futex, not in a notified call.
+    parked: bool,
+}
+
+/// A host thread being created.
+struct Birth {
+    parent: Arc<Ctx>,
+    /// The parent's worker waits as the group's talker.
+    receiving: bool,
+    /// Its tid, once the parent has told it.
+    tid: Option<i32>,
+    /// Events of unknown threads that came before; at most [`HELD_MAX`].
+    held: Vec<Notif>,
+    expect: Vec<Call>,
+    next: usize,
+    state: BirthState,
+}
+
+/// More unknown threads than this are not waited for: only one can be the child.
+const HELD_MAX: usize = 16;
+
+impl Birth {
+    /// Takes the child's next call; the id of a call the host may execute.
+    fn step(&mut self, n: &Notif, from: Origin) -> Option<u64> {
+        match from {
+            Origin::Stub if self.expect.get(self.next).is_some_and(|c| confirm::is(c, n)) => {
+                self.next += 1;
+                return Some(n.id);
+            }
+            Origin::Event if self.next == self.expect.len() && n.args[0] == 0 => {
+                self.state = BirthState::Ready(*n)
+            }
+            _ => self.fail(n.pid as i32),
+        }
+        None
+    }
+
+    fn fail(&mut self, tid: i32) {
+        self.state = BirthState::Failed;
+        sys::kill(tid, libc::SIGKILL).ok();
+    }
+}
+
+enum BirthState {
+    Pending,
+    Ready(Notif),
+    Failed,
+}
+
+/// Host thread ids are as good as random, and looked up twice for each event.
+#[derive(Default)]
+struct ByTid(u64);
+
+impl Hasher for ByTid {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_i32(i32::from(*b)));
+    }
+
+    fn write_i32(&mut self, tid: i32) {
+        // The table takes bits from both ends.
+        self.0 = (self.0 ^ u64::from(tid as u32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[derive(Default)]
+struct State {
+    members: HashMap<i32, Member, BuildHasherDefault<ByTid>>,
+    /// Contexts and births that may raise an event.
+    unserved: usize,
+    /// Contexts that wait by futex.
+    parked: usize,
+    /// Workers receiving or on their way to it.
+    receivers: usize,
+    /// Host tids of workers inside the receive call, or just before or after it.
+    tids: Vec<i32>,
+    talker: Option<i32>,
+    birth: Option<Birth>,
+}
+
+pub struct Group {
+    pub machine: Arc<Machine>,
+    pub listener: Listener,
+    /// One thread creation at a time, so that an unknown tid can only be its child.
+    pub births: Mutex<()>,
+    st: Mutex<State>,
+}
+
+/// What a waiter's condition says.
+enum Wait<T> {
+    Over(T),
+    On,
+    /// Let the host execute this call, then ask again.
+    Continue(u64),
+    /// Ask again soon even if nothing happens.
+    Briefly,
+}
+
+/// What to do with a received notification.
+enum Taken {
+    Serve(Arc<Ctx>, Notif),
+    Continue,
+    Nothing,
+}
+
+/// Where a worker goes after an event.
+pub enum Onward {
+    /// Back to the group whose context it served, where it is counted as a receiver.
+    Same,
+    /// Likewise to another one: the context was switched (execve(2)).
+    Other(Arc<Group>),
+    Park,
+}
+
+/// What came of a resume.
+pub enum Resumed {
+    /// The guest runs; the worker goes there.
+    Running(Onward),
+    /// A kick came while the context was served; it is still stopped.
+    Kicked,
+    /// The context is dead and the caller has to report it.
+    Dead,
+}
+
+impl State {
+    /// After a change: whether another receiver is needed; counts it in.
+    fn wants_receiver(&mut self) -> bool {
+        let wants = self.unserved > 0 && self.receivers == 0 && self.talker.is_none();
+        if wants {
+            self.receivers = 1;
+        }
+        wants
+    }
+
+    fn surplus(&self) -> bool {
+        self.receivers > self.unserved || self.talker.is_some()
+    }
+
+    fn stop_receiving(&mut self, tid: i32) {
+        self.receivers -= 1;
+        if let Some(i) = self.tids.iter().position(|&t| t == tid) {
+            self.tids.swap_remove(i);
+        }
+    }
+}
+
+impl Group {
+    pub fn new(machine: Arc<Machine>, listener: Listener) -> Arc<Group> {
+        Arc::new(Group { machine, listener, births: Mutex::new(()), st: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.st.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn code(&self) -> &Range<u64> {
+        &self.machine.base.region.code
+    }
+
+    /// Adds a stopped context.
+    pub fn add(&self, cx: &Arc<Ctx>) {
+        let m = Member {
+            cx: cx.clone(),
+            run: Run::Served,
+            kick: false,
+            signalled: None,
+            ended: None,
+            parked: false,
+        };
+        self.lock().members.insert(cx.tid, m);
+    }
+
+    fn promote(self: &Arc<Group>) {
+        let g = self.clone();
+        self.machine.pool.run(Box::new(move || work(g, false)));
+    }
+
+    // ---- receiving ---------------------------------------------------------------
+
+    /// Receives until an event of some context wants serving; `None` when this worker is
+    /// not needed here any more. The caller is counted in `receivers`, and with `listed` in `tids`.
+    fn receive(self: &Arc<Group>, listed: bool) -> Option<(Arc<Ctx>, Notif)> {
+        let me = sys::my_tid();
+        if !listed {
+            let mut st = self.lock();
+            if st.surplus() {
+                st.receivers -= 1;
+                return None;
+            }
+            st.tids.push(me);
+        }
+        loop {
+            match self.listener.recv() {
+                Ok(n) => match self.take(&n, Some(me)) {
+                    Taken::Serve(cx, n) => return Some((cx, n)),
+                    Taken::Continue => drop(self.listener.send(n.id, Answer::Continue)),
+                    Taken::Nothing => {}
+                },
+                Err(e) => {
+                    // Woken, or a caller died. With no process left under the filter the call
+                    // would fail for ever; the reaper delivers what remains to be said.
+                    let over = e != errno::EINTR && self.listener.poll(0).1;
+                    let mut st = self.lock();
+                    if over || st.surplus() {
+                        st.stop_receiving(me);
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sorts a notification. `receiver` is the calling worker when it would serve itself.
+    fn take(self: &Arc<Group>, n: &Notif, receiver: Option<i32>) -> Taken {
+        let tid = n.pid as i32;
+        let from = origin(n, self.code());
+        let mut guard = self.lock();
+        let st = &mut *guard;
+        let Some(m) = st.members.get_mut(&tid) else {
+            return Self::take_birth(st, n, from);
+        };
+        m.signalled = None;
+        match &mut m.run {
+            Run::Running => {
+                m.run = Run::Served;
+                let cx = m.cx.clone();
+                st.unserved -= 1;
+                if let Some(me) = receiver {
+                    st.stop_receiving(me);
+                }
+                let promote = st.wants_receiver();
+                drop(guard);
+                if promote {
+                    self.promote();
+                }
+                Taken::Serve(cx, *n)
+            }
+            Run::Last(call) => {
+                if from == Origin::Stub && confirm::is(call, n) {
+                    m.run = Run::Running;
+                    Taken::Continue
+                } else {
+                    m.cx.space.process.kill();
+                    Taken::Nothing
+                }
+            }
+            Run::Talk(t) => match from {
+                Origin::Stub if t.expect.get(t.next).is_some_and(|c| confirm::is(c, n)) => {
+                    t.next += 1;
+                    Taken::Continue
+                }
+                Origin::Event => {
+                    m.ended = Some(Ended::Event(*n));
+                    // The talker for this context is the caller itself.
+                    if !t.receiving {
+                        m.cx.wake.notify_one();
+                    }
+                    m.run = Run::Served;
+                    st.unserved -= 1;
+                    Taken::Nothing
+                }
+                _ => {
+                    m.cx.space.process.kill();
+                    Taken::Nothing
+                }
+            },
+            Run::Leaving(call) => {
+                if from == Origin::Stub && confirm::is(call, n) {
+                    let cx = m.cx.clone();
+                    st.members.remove(&tid);
+                    st.unserved -= 1;
+                    cx.space.slots().release(cx.position, cx.slot.clone());
+                    Taken::Continue
+                } else {
+                    m.cx.space.process.kill();
+                    Taken::Nothing
+                }
+            }
+            // A parked thread makes no calls.
+            Run::Served if m.parked => {
+                m.cx.space.process.kill();
+                Taken::Nothing
+            }
+            // Only after its death was noticed elsewhere.
+            Run::Served => Taken::Nothing,
+        }
+    }
+
+    fn take_birth(st: &mut State, n: &Notif, from: Origin) -> Taken {
+        let tid = n.pid as i32;
+        match &mut st.birth {
+            Some(b) if matches!(b.state, BirthState::Pending) => match b.tid {
+                Some(t) if t == tid => {
+                    if b.step(n, from).is_some() {
+                        return Taken::Continue;
+                    }
+                    st.unserved -= 1;
+                    if !b.receiving {
+                        b.parent.wake.notify_one();
+                    }
+                }
+                // Who it is cannot be told before the parent has spoken, and an impostor
+                // (left behind by a process that lied about its child) must not be given
+                // the child's slot.
+                None if b.held.len() < HELD_MAX => b.held.push(*n),
+                _ => drop(sys::kill(tid, libc::SIGKILL)),
+            },
+            // Nobody we asked for.
+            _ => drop(sys::kill(tid, libc::SIGKILL)),
+        }
+        Taken::Nothing
+    }
+
+    // ---- conversations -----------------------------------------------------------
+
+    /// Answers the context's event `id` with `answer` and waits for its next event, while
+    /// it makes the calls in `expect`. `EIO`-free: the only error is `ESRCH`, when it died.
+    pub fn talk(
+        self: &Arc<Group>,
+        cx: &Arc<Ctx>,
+        id: u64,
+        answer: Answer,
+        expect: Vec<Call>,
+    ) -> Result<Notif> {
+        let receiving = self.begin(cx, expect);
+        if self.answer(cx, id, answer).is_err() {
+            self.died(cx, false);
+        }
+        let ended = self.wait(cx, receiving, |st| {
+            st.members.get_mut(&cx.tid).and_then(|m| m.ended.take()).map_or(Wait::On, Wait::Over)
+        });
+        match ended {
+            Some(Ended::Event(n)) => Ok(n),
+            _ => Err(errno::ESRCH),
+        }
+    }
+
+    fn begin(&self, cx: &Arc<Ctx>, expect: Vec<Call>) -> bool {
+        let mut st = self.lock();
+        let st = &mut *st;
+        let receiving = st.receivers == 0 && st.talker.is_none();
+        if let Some(m) = st.members.get_mut(&cx.tid) {
+            m.run = Run::Talk(Talk { expect, next: 0, receiving });
+            m.ended = None;
+            m.signalled = Some(Instant::now());
+            st.unserved += 1;
+        }
+        self.machine.watch.arm();
+        if receiving {
+            st.talker = Some(sys::my_tid());
+            if let Some(b) = st.birth.as_mut().filter(|b| Arc::ptr_eq(&b.parent, cx)) {
+                b.receiving = true;
+            }
+        }
+        receiving
+    }
+
+    /// Waits until `ready` yields, as the talker or on the context's condition. `None` when
+    /// the context is not a member any more.
+    fn wait<T>(
+        self: &Arc<Group>,
+        cx: &Arc<Ctx>,
+        receiving: bool,
+        mut ready: impl FnMut(&mut State) -> Wait<T>,
+    ) -> Option<T> {
+        let mut st = self.lock();
+        loop {
+            let got = ready(&mut st);
+            let gone = !st.members.contains_key(&cx.tid);
+            if gone || matches!(got, Wait::Over(_)) {
+                let promote = receiving && {
+                    st.talker = None;
+                    st.wants_receiver()
+                };
+                drop(st);
+                if promote {
+                    self.promote();
+                }
+                return match got {
+                    Wait::Over(t) => Some(t),
+                    _ => None,
+                };
+            }
+            if let Wait::Continue(id) = got {
+                drop(st);
+                self.listener.send(id, Answer::Continue).ok();
+                st = self.lock();
+                continue;
+            }
+            let every = matches!(got, Wait::Briefly).then_some(Duration::from_millis(50));
+            if !receiving {
+                st = match every {
+                    None => cx.wake.wait(st).unwrap_or_else(PoisonError::into_inner),
+                    Some(t) => {
+                        cx.wake.wait_timeout(st, t).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+                continue;
+            }
+            drop(st);
+            let waiting = every.is_none_or(|t| self.listener.poll(t.as_millis() as i32).0);
+            if waiting {
+                match self.listener.recv() {
+                    Ok(n) => match self.take(&n, None) {
+                        Taken::Serve(other, n) => {
+                            let first = First::Notified(n);
+                            self.machine.pool.run(Box::new(move || serve_and_work(other, first)));
+                        }
+                        Taken::Continue => drop(self.listener.send(n.id, Answer::Continue)),
+                        Taken::Nothing => {}
+                    },
+                    // The reaper is about to tell that our context died.
+                    Err(e) if e != errno::EINTR && self.listener.poll(0).1 => {
+                        std::thread::yield_now()
+                    }
+                    Err(_) => {}
+                }
+            }
+            st = self.lock();
+        }
+    }
+
+    /// Has the context make a clone call and waits for both its result and the child's
+    /// first event. The caller holds `births`. Returns the parent's event and the child's.
+    pub fn give_birth(
+        self: &Arc<Group>,
+        cx: &Arc<Ctx>,
+        id: u64,
+        command: u64,
+        clone: Call,
+        child: Vec<Call>,
+    ) -> Result<(Notif, Result<Notif>)> {
+        let since = self.machine.children.epoch();
+        {
+            let mut st = self.lock();
+            st.birth = Some(Birth {
+                parent: cx.clone(),
+                receiving: false,
+                tid: None,
+                held: Vec::new(),
+                expect: child,
+                next: 0,
+                state: BirthState::Pending,
+            });
+            st.unserved += 1;
+        }
+        let receiving = self.begin(cx, vec![clone]);
+        if self.answer(cx, id, Answer::Value(command as i64)).is_err() {
+            self.died(cx, false);
+        }
+        let mut mine = None;
+        let outcome = self.wait(cx, receiving, |st| {
+            if mine.is_none() {
+                mine = st.members.get_mut(&cx.tid).and_then(|m| m.ended.take());
+            }
+            let parent = match mine {
+                None => return Wait::On,
+                Some(Ended::Died) => return Wait::Over(Err(errno::ESRCH)),
+                Some(Ended::Event(n)) => n,
+            };
+            let told = parent.args[2] as i64;
+            if told <= 0 {
+                return Wait::Over(Ok((
+                    parent,
+                    Err(uml_abi::Errno::from_raw(told.wrapping_neg() as i32)),
+                )));
+            }
+            let tid = told as i32;
+            let State { birth: Some(b), unserved, .. } = st else {
+                return Wait::Over(Err(errno::ESRCH));
+            };
+            if b.tid.is_none() {
+                b.tid = Some(tid);
+                let mut go = None;
+                for n in std::mem::take(&mut b.held) {
+                    if n.pid as i32 != tid {
+                        sys::kill(n.pid as i32, libc::SIGKILL).ok();
+                        continue;
+                    }
+                    go = b.step(&n, origin(&n, self.code()));
+                    if go.is_none() {
+                        *unserved -= 1;
+                    }
+                }
+                if let Some(id) = go {
+                    return Wait::Continue(id);
+                }
+            }
+            match &b.state {
+                BirthState::Ready(n) => Wait::Over(Ok((parent, Ok(*n)))),
+                // The child can die unseen before its first call.
+                BirthState::Pending
+                    if !self.machine.children.is_orphan(tid, since)
+                        && !cx.space.process.is_gone() =>
+                {
+                    Wait::Briefly
+                }
+                _ => Wait::Over(Ok((parent, Err(errno::EAGAIN)))),
+            }
+        });
+        if let Some(b) = self.end_birth() {
+            for n in b.held {
+                sys::kill(n.pid as i32, libc::SIGKILL).ok();
+            }
+        }
+        outcome.unwrap_or(Err(errno::ESRCH))
+    }
+
+    fn end_birth(&self) -> Option<Birth> {
+        let mut st = self.lock();
+        let b = st.birth.take()?;
+        if matches!(b.state, BirthState::Pending) {
+            st.unserved -= 1;
+        }
+        Some(b)
+    }
+
+    // ---- leaving an event ----------------------------------------------------------
+
+    /// Marks the context running, after it has made the call `last`, and answers its event, unless a
+    /// kick came since the event.
+    pub fn resume(
+        self: &Arc<Group>,
+        cx: &Ctx,
+        id: u64,
+        answer: Answer,
+        last: Option<Call>,
+        worker: bool,
+    ) -> Resumed {
+        let mut onward = Onward::Park;
+        let mut promote = false;
+        {
+            let mut st = self.lock();
+            let Some(m) = st.members.get_mut(&cx.tid) else { return Resumed::Dead };
+            if std::mem::take(&mut m.kick) {
+                return Resumed::Kicked;
+            }
+            m.run = last.map_or(Run::Running, Run::Last);
+            st.unserved += 1;
+            if !worker {
+                promote = st.wants_receiver();
+            } else if st.talker.is_none() && st.receivers < st.unserved {
+                st.receivers += 1;
+                st.tids.push(sys::my_tid());
+                onward = Onward::Same;
+            }
+        }
+        if promote {
+            self.promote();
+        }
+        if self.answer(cx, id, answer).is_ok() {
+            return Resumed::Running(onward);
+        }
+        let mut st = self.lock();
+        let st = &mut *st;
+        match st.members.get_mut(&cx.tid) {
+            Some(m) if matches!(m.run, Run::Running | Run::Last(_)) => {
+                m.run = Run::Served;
+                st.unserved -= 1;
+                if matches!(onward, Onward::Same) {
+                    st.stop_receiving(sys::my_tid());
+                }
+                Resumed::Dead
+            }
+            // The reaper was faster and has it reported.
+            _ => Resumed::Running(onward),
+        }
+    }
+
+    /// Lets the context make its last call, answering event `id` with `answer`.
+    pub fn leave(self: &Arc<Group>, cx: &Ctx, id: u64, answer: Answer, call: Call) {
+        let promote = {
+            let mut st = self.lock();
+            let Some(m) = st.members.get_mut(&cx.tid) else { return };
+            m.run = Run::Leaving(call);
+            st.unserved += 1;
+            st.wants_receiver()
+        };
+        if promote {
+            self.promote();
+        }
+        // A failure means that it is gone already; the reaper sorts it out.
+        self.answer(cx, id, answer).ok();
+    }
+
+    /// Forgets a context.
+    pub fn remove(&self, cx: &Ctx) {
+        let mut st = self.lock();
+        if st.members.remove(&cx.tid).is_some_and(|m| m.parked) {
+            st.parked -= 1;
+        }
+    }
+
+    // ---- parking -------------------------------------------------------------------
+
+    /// Calls that were received and not answered yet: the host goes through all of them to find one.
+    pub fn blocked(&self) -> usize {
+        let st = self.lock();
+        st.members.len().saturating_sub(st.unserved + st.parked)
+    }
+
+    /// Notes that a stopped context waits by futex from now on, or does not any more.
+    pub fn set_parked(&self, cx: &Ctx, parked: bool) {
+        let mut st = self.lock();
+        let st = &mut *st;
+        if let Some(m) = st.members.get_mut(&cx.tid)
+            && m.parked != parked
+        {
+            m.parked = parked;
+            st.parked = if parked { st.parked + 1 } else { st.parked - 1 };
+        }
+    }
+
+    /// Answers the context's event, or wakes it with a command when it is parked.
+    fn answer(&self, cx: &Ctx, id: u64, answer: Answer) -> Result<()> {
+        if id != PARKED {
+            return self.listener.send(id, answer);
+        }
+        self.set_parked(cx, false);
+        // Who finds the process alive now hears of its death later.
+        if cx.space.process.is_gone() {
+            return Err(errno::ESRCH);
+        }
+        cx.unpark(answer);
+        Ok(())
+    }
+
+    // ---- death and kicks -----------------------------------------------------------
+
+    /// The context's host thread is gone. With `report`, a worker tells its runner when no
+    /// worker is serving it.
+    pub fn died(self: &Arc<Group>, cx: &Arc<Ctx>, report: bool) {
+        let mut wait_for_talker = false;
+        let mut tell = false;
+        {
+            let mut st = self.lock();
+            let st = &mut *st;
+            let Some(m) = st.members.get_mut(&cx.tid).filter(|m| Arc::ptr_eq(&m.cx, cx)) else {
+                return;
+            };
+            match &m.run {
+                Run::Served => {}
+                Run::Running | Run::Last(_) => {
+                    m.run = Run::Served;
+                    st.unserved -= 1;
+                    tell = report;
+                }
+                Run::Leaving(_) => {
+                    st.members.remove(&cx.tid);
+                    st.unserved -= 1;
+                }
+                Run::Talk(t) => {
+                    wait_for_talker = t.receiving;
+                    m.ended = Some(Ended::Died);
+                    m.run = Run::Served;
+                    st.unserved -= 1;
+                    cx.wake.notify_one();
+                }
+            }
+        }
+        if tell {
+            let cx = cx.clone();
+            self.machine.pool.run(Box::new(move || serve_and_work(cx, First::Died)));
+        }
+        if report && wait_for_talker {
+            self.wake_until(|st| match st.members.get(&cx.tid) {
+                Some(m) if m.ended.is_some() => st.talker,
+                _ => None,
+            });
+        }
+    }
+
+    /// Makes receivers that have nothing left to receive leave.
+    pub fn shed(&self) {
+        self.wake_until(
+            |st| if st.receivers > st.unserved { st.tids.last().copied() } else { None },
+        );
+    }
+
+    /// Signals the thread that `who` names until it names none. The signal can hit between
+    /// a thread's check and its host call, hence the repetition.
+    fn wake_until(&self, who: impl Fn(&State) -> Option<i32>) {
+        let pid = sys::getpid();
+        loop {
+            let Some(tid) = who(&self.lock()) else { return };
+            if sys::tgkill(pid, tid, sys::wake_signal()).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    fn kick(&self, cx: &Ctx) {
+        let mut st = self.lock();
+        if let Some(m) = st.members.get_mut(&cx.tid).filter(|m| std::ptr::eq(&*m.cx, cx)) {
+            match m.run {
+                Run::Running | Run::Last(_) => {
+                    sys::tgkill(cx.space.process.raw_pid(), cx.tid, INTERRUPT).ok();
+                    m.signalled.get_or_insert_with(Instant::now);
+                    self.machine.watch.arm();
+                }
+                Run::Served | Run::Talk(_) => m.kick = true,
+                Run::Leaving(_) => {}
+            }
+        }
+    }
+
+    /// Threads that were sent an interruption, or asked for registers, before `since` and
+    /// have not come.
+    pub fn overdue(&self, since: Instant) -> Overdue {
+        let st = self.lock();
+        let waiting = st.members.values().filter(|m| m.signalled.is_some());
+        let late = waiting.clone().filter(|m| m.signalled.is_some_and(|t| t < since));
+        (waiting.count() > 0, late.map(|m| -> Arc<dyn Interrupted> { m.cx.clone() }).collect())
+    }
+
+    fn is_member(&self, cx: &Ctx) -> bool {
+        self.lock().members.get(&cx.tid).is_some_and(|m| std::ptr::eq(&*m.cx, cx))
+    }
+}
+
+impl Interrupted for Ctx {
+    fn process(&self) -> &HostProcess {
+        &self.space.process
+    }
+
+    fn tid(&self) -> i32 {
+        self.tid
+    }
+}
+
+impl Kick for Ctx {
+    fn kick(&self) {
+        self.space.group.kick(self);
+    }
+
+    fn host_tid(&self) -> i32 {
+        if self.space.group.is_member(self) && !self.space.process.is_gone() { self.tid } else { 0 }
+    }
+}
+
+/// A worker's life between two parkings: it receives for `group`, see [`Group::receive`].
+pub fn work(mut group: Arc<Group>, mut listed: bool) {
+    while let Some((cx, n)) = group.receive(listed) {
+        match serve(cx, First::Notified(n)) {
+            Onward::Same => {}
+            Onward::Other(new) => group = new,
+            Onward::Park => break,
+        }
+        listed = true;
+    }
+    park::serving(None);
+}

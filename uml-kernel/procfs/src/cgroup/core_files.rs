@@ -1,0 +1,215 @@
+//! `cgroup.*`.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_core::cgroup::CONTROLLERS;
+use uml_core::file::FileOps;
+use uml_core::task::Task;
+
+use super::Subject;
+use super::dir::watched;
+use crate::synth::{Regular, Row, Seen, Spec, Text, TextFile, WatchedText, words};
+
+/// Files of every group.
+pub static ROWS: &[Row<Subject>] = &[
+    Row::text("cgroup.controllers", 0o444, |s, _, out| {
+        names(s.group.controllers(), out);
+        Ok(())
+    }),
+    Row::setting("cgroup.max.depth", 0o644, show_depth, store_depth),
+    Row::setting("cgroup.max.descendants", 0o644, show_descendants, store_descendants),
+    Row::setting("cgroup.procs", 0o644, show_procs, store_procs),
+    Row::text("cgroup.stat", 0o444, show_stat),
+    Row::setting("cgroup.subtree_control", 0o644, show_control, store_control),
+    Row::setting("cgroup.threads", 0o644, show_threads, |_, _, _| Err(EOPNOTSUPP)),
+];
+
+/// Files of groups below the root.
+pub static BELOW_ROOT: &[Row<Subject>] = &[
+    watched("cgroup.events", |s| Spec::file(0, EventsFile(s.clone()))),
+    Row::setting("cgroup.freeze", 0o644, show_freeze, store_freeze),
+    Row::command("cgroup.kill", 0o200, store_kill),
+    Row::setting("cgroup.type", 0o644, show_type, store_type),
+];
+
+fn names(set: u32, out: &mut Text) {
+    let on: Vec<&str> = CONTROLLERS.iter().filter(|c| set & c.1 != 0).map(|c| c.0).collect();
+    writeln!(out, "{}", on.join(" "));
+}
+
+fn show_control(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    names(s.group.subtree_control(), out);
+    Ok(())
+}
+
+/// `+name` and `-name`, several at once, all or none.
+fn store_control(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let (mut enable, mut disable) = (0, 0);
+    for w in words(data)? {
+        let (set, name) = match w.split_at_checked(1) {
+            Some(("+", n)) => (true, n),
+            Some(("-", n)) => (false, n),
+            _ => return Err(EINVAL),
+        };
+        let bit = CONTROLLERS.iter().find(|c| c.0 == name).ok_or(EINVAL)?.1;
+        if set {
+            (enable, disable) = (enable | bit, disable & !bit);
+        } else {
+            (enable, disable) = (enable & !bit, disable | bit);
+        }
+    }
+    s.control.kernel()?.cgroups.control(&s.group, enable, disable)
+}
+
+fn show_limit(cell: &AtomicI64, out: &mut Text) -> Result<()> {
+    match cell.load(Ordering::Relaxed) {
+        n if n < 0 => writeln!(out, "max"),
+        n => writeln!(out, "{n}"),
+    }
+    Ok(())
+}
+
+/// A number or `max`; `EINVAL` for what is neither, `ERANGE` below zero.
+pub fn parse_limit(data: &[u8]) -> Result<Option<i64>> {
+    let w = words(data)?;
+    match w[..] {
+        ["max"] => Ok(None),
+        [n] => match crate::synth::parse_i64(n)? {
+            n if n < 0 => Err(ERANGE),
+            n => Ok(Some(n)),
+        },
+        _ => Err(EINVAL),
+    }
+}
+
+fn show_depth(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    show_limit(&s.group.max_depth, out)
+}
+
+fn store_depth(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    s.group.max_depth.store(parse_limit(data)?.unwrap_or(-1), Ordering::Relaxed);
+    Ok(())
+}
+
+fn show_descendants(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    show_limit(&s.group.max_descendants, out)
+}
+
+fn store_descendants(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    s.group.max_descendants.store(parse_limit(data)?.unwrap_or(-1), Ordering::Relaxed);
+    Ok(())
+}
+
+fn show_procs(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
+    let kernel = s.control.kernel()?;
+    for t in kernel.cgroups.members(&kernel, &s.group, false) {
+        // 0 where the reader does not see the process.
+        writeln!(out, "{}", reader.show_pid(t.process.pid));
+    }
+    Ok(())
+}
+
+fn show_threads(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
+    let kernel = s.control.kernel()?;
+    let mut tids: Vec<i32> = Vec::new();
+    for t in kernel.cgroups.members(&kernel, &s.group, false) {
+        let tree = kernel.tree.read();
+        if let Some(e) = tree.get(t.process.pid) {
+            tids.extend(e.threads.keys());
+        }
+    }
+    tids.sort_unstable();
+    for t in tids {
+        writeln!(out, "{}", reader.show_pid(t));
+    }
+    Ok(())
+}
+
+/// Moves the process with the given pid (0: the writer's own) here. Who writes must be allowed to write
+/// `cgroup.procs` of the nearest common ancestor too: a delegate cannot pull processes in from
+/// outside ("Delegation Containment").
+fn store_procs(s: &Subject, writer: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let [word] = w[..] else { return Err(EINVAL) };
+    let pid: i32 = word.parse().map_err(|_| EINVAL)?;
+    if pid < 0 {
+        return Err(EINVAL);
+    }
+    let kernel = s.control.kernel()?;
+    let pid = if pid == 0 { writer.process.pid } else { writer.kernel_pid(pid)? };
+    let task = {
+        let tree = kernel.tree.read();
+        tree.task(pid).or_else(|| tree.leader(pid)).ok_or(ESRCH)?
+    };
+    let from = kernel.cgroups.of(&task.process);
+    let common = s.group.chain().find(|g| from.is_within(g)).ok_or(ENOENT)?;
+    s.control.attrs.may_write(common, "cgroup.procs", &writer.cred())?;
+    kernel.cgroups.migrate(&kernel, &task, &s.group)
+}
+
+fn show_stat(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    let n = s.group.subtree().len() - 1;
+    writeln!(out, "nr_descendants {n}\nnr_dying_descendants 0");
+    Ok(())
+}
+
+fn show_freeze(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    writeln!(out, "{}", u8::from(s.group.freeze()));
+    Ok(())
+}
+
+fn store_freeze(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let on = match w[..] {
+        ["0"] => false,
+        ["1"] => true,
+        [n] => return Err(if crate::synth::parse_i64(n).is_ok() { ERANGE } else { EINVAL }),
+        _ => return Err(EINVAL),
+    };
+    let kernel = s.control.kernel()?;
+    kernel.cgroups.set_freeze(&kernel, &s.group, on);
+    Ok(())
+}
+
+fn store_kill(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    match w[..] {
+        ["1"] => {}
+        [n] => return Err(if crate::synth::parse_i64(n).is_ok() { ERANGE } else { EINVAL }),
+        _ => return Err(EINVAL),
+    }
+    let kernel = s.control.kernel()?;
+    kernel.cgroups.kill(&kernel, &s.group);
+    Ok(())
+}
+
+fn show_type(_: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    out.raw(b"domain\n");
+    Ok(())
+}
+
+/// Threaded groups are not offered.
+fn store_type(_: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    Err(if w[..] == ["threaded"] { EOPNOTSUPP } else { EINVAL })
+}
+
+struct EventsFile(Subject);
+
+impl Regular for EventsFile {
+    fn open(&self, _: u32) -> Result<Box<dyn FileOps>> {
+        let (s, counted) = (self.0.clone(), self.0.group.clone());
+        let text = TextFile::new(move |_, out| {
+            let kernel = s.control.kernel()?;
+            let frozen = kernel.cgroups.is_frozen(&kernel, &s.group);
+            writeln!(out, "populated {}", u8::from(s.group.populated()));
+            writeln!(out, "frozen {}", u8::from(frozen));
+            Ok(())
+        });
+        let generation = move || counted.events_seen.load(Ordering::SeqCst);
+        let queue = self.0.group.events.clone();
+        Ok(Box::new(WatchedText::new(text, queue, generation, Seen::ByRead)))
+    }
+}

@@ -1,0 +1,40 @@
+//! procfs (proc(5)).
+
+mod buddyinfo;
+mod cgroups;
+mod cmdline;
+mod consoles;
+mod cpuinfo;
+mod devices;
+mod diskstats;
+mod exitcode;
+mod filesystems;
+mod fs;
+mod interrupts;
+mod kmsg;
+mod loadavg;
+mod locks;
+mod meminfo;
+mod misc;
+mod modules;
+mod net;
+mod partitions;
+pub mod pid;
+mod root;
+mod self_link;
+mod softirqs;
+pub mod sources;
+mod stat;
+mod swaps;
+mod sys;
+mod sysrq;
+mod sysvipc;
+mod tty;
+mod uptime;
+mod version;
+mod vmstat;
+mod zoneinfo;
+
+pub use fs::{Mnt, ProcFs};
+pub use pid::{cpu_mask, process_of};
+pub use sysvipc::SysvIpc;

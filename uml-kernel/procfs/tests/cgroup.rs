@@ -1,0 +1,215 @@
+//! cgroup2 on a machine without a platform.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_base::{Events, PollRegistrar, WaitQueue};
+use uml_core::kernel::Kernel;
+use uml_core::task::{Cred, Task};
+use uml_core::vfs::walk::DirFd;
+use uml_core::vfs::{MountNs, NodeKind, modify};
+
+fn machine() -> (Arc<Kernel>, Arc<MountNs>, Arc<Task>) {
+    let k = kernel();
+    let proc = uml_procfs::register(&k);
+    let scratch = namespace(&k, proc.instance(&k, b"").unwrap());
+    let boot = process(&k, &scratch, 2, 0, Cred::root());
+    let fs = k.vfs.registry.fs(b"cgroup2").unwrap();
+    assert_eq!(fs.mount(&boot, b"", 0, b"nonsense").err(), Some(EINVAL));
+    let ns = namespace(&k, fs.mount(&boot, b"", 0, b"nsdelegate").unwrap());
+    let init = process(&k, &ns, 1, 0, Cred::root());
+    (k, ns, init)
+}
+
+fn mkdir(t: &Arc<Task>, path: &str) -> Result<()> {
+    modify::create(t, &DirFd::Cwd, path.as_bytes(), NodeKind::Directory, 0o755).map(|_| ())
+}
+
+fn rmdir(t: &Arc<Task>, path: &str) -> Result<()> {
+    modify::rmdir(t, &DirFd::Cwd, path.as_bytes())
+}
+
+#[test]
+fn groups_are_made_filled_and_removed() {
+    let (k, ns, init) = machine();
+    let p = process(&k, &ns, 50, 1, user(1000));
+    mkdir(&init, "/a").unwrap();
+    assert_eq!(mkdir(&init, "/a"), Err(EEXIST));
+    mkdir(&init, "/a/b").unwrap();
+    assert_eq!(mkdir(&init, "/cgroup.x"), Err(EINVAL));
+    assert_eq!(list(&init, "/a").unwrap().iter().filter(|n| !n.contains('.')).count(), 1);
+    assert_eq!(read(&init, "/a/b/cgroup.events").unwrap(), "populated 0\nfrozen 0\n");
+    assert_eq!(write(&init, "/a/b/cgroup.procs", "50\n"), Ok(3));
+    assert_eq!(read(&init, "/a/b/cgroup.procs").unwrap(), "50\n");
+    assert_eq!(read(&init, "/a/b/cgroup.threads").unwrap(), "50\n");
+    assert_eq!(read(&init, "/a/cgroup.procs").unwrap(), "");
+    assert_eq!(read(&init, "/a/cgroup.events").unwrap(), "populated 1\nfrozen 0\n");
+    assert_eq!(
+        read(&init, "/a/cgroup.stat").unwrap(),
+        "nr_descendants 1\nnr_dying_descendants 0\n"
+    );
+    assert_eq!(k.cgroups.of(&p.process).path(), b"/a/b");
+    assert_eq!(rmdir(&init, "/a/b"), Err(EBUSY));
+    assert_eq!(rmdir(&init, "/a"), Err(EBUSY));
+    assert_eq!(write(&p, "/cgroup.procs", "0"), Err(EACCES));
+    assert_eq!(write(&init, "/cgroup.procs", "50"), Ok(2));
+    let held = open_file(&init, "/a/b/cgroup.procs", libc::O_WRONLY).unwrap();
+    rmdir(&init, "/a/b").unwrap();
+    rmdir(&init, "/a").unwrap();
+    let one = &mut uml_core::io::BufSource::new(b"1");
+    assert_eq!(held.write(&init, one), Err(ENODEV));
+    assert_eq!(read(&init, "/a/cgroup.procs"), Err(ENOENT));
+    for bad in ["x", "1 2", "-5", "99"] {
+        let e = write(&init, "/cgroup.procs", bad);
+        assert_eq!(e, Err(if bad == "99" { ESRCH } else { EINVAL }), "{bad}");
+    }
+}
+
+#[test]
+fn controllers_are_handed_down() {
+    let (k, ns, init) = machine();
+    process(&k, &ns, 51, 1, Cred::root());
+    assert_eq!(read(&init, "/cgroup.controllers").unwrap(), "memory pids\n");
+    mkdir(&init, "/a").unwrap();
+    assert_eq!(read(&init, "/a/cgroup.controllers").unwrap(), "\n");
+    assert_eq!(read(&init, "/a/pids.max"), Err(ENOENT));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Err(ENOENT));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "+pids +memory"), Ok(13));
+    assert_eq!(read(&init, "/cgroup.subtree_control").unwrap(), "memory pids\n");
+    assert_eq!(read(&init, "/a/pids.max").unwrap(), "max\n");
+    assert_eq!(read(&init, "/a/memory.current").unwrap(), "0\n");
+    assert_eq!(read(&init, "/a/memory.max"), Err(ENOENT));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "+cpu"), Err(EINVAL));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "pids"), Err(EINVAL));
+    // A group has processes or hands out controllers, not both.
+    mkdir(&init, "/a/b").unwrap();
+    assert_eq!(write(&init, "/a/cgroup.procs", "51"), Ok(2));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Err(EBUSY));
+    assert_eq!(write(&init, "/a/b/cgroup.procs", "51"), Ok(2));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Ok(5));
+    assert_eq!(write(&init, "/a/cgroup.procs", "51"), Err(EBUSY));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "-pids"), Err(EBUSY));
+    assert_eq!(read(&init, "/a/pids.current").unwrap(), "1\n");
+    assert_eq!(read(&init, "/a/b/pids.peak").unwrap(), "1\n");
+    assert_eq!(write(&init, "/a/b/pids.max", "7"), Ok(1));
+    assert_eq!(read(&init, "/a/b/pids.max").unwrap(), "7\n");
+    assert_eq!(write(&init, "/a/b/pids.max", "-1"), Err(ERANGE));
+    assert_eq!(write(&init, "/a/b/pids.max", "few"), Err(EINVAL));
+}
+
+#[test]
+fn delegates_stay_in_their_part() {
+    let (k, ns, init) = machine();
+    let u = process(&k, &ns, 52, 1, user(1000));
+    let own = process(&k, &ns, 53, 1, user(1000));
+    mkdir(&init, "/d").unwrap();
+    mkdir(&init, "/d/x").unwrap();
+    for f in ["/d", "/d/cgroup.procs", "/d/cgroup.subtree_control"] {
+        let p = uml_core::vfs::lookup(&init, &DirFd::Cwd, f.as_bytes(), 0).unwrap();
+        let attr = uml_core::vfs::SetAttr { uid: Some(1000), ..Default::default() };
+        p.inode().set_attr(&attr).unwrap();
+    }
+    assert_eq!(stat(&init, "/d/cgroup.procs").unwrap().uid, 1000);
+    assert_eq!(mkdir(&u, "/d/mine"), Ok(()));
+    assert_eq!(stat(&init, "/d/mine/cgroup.procs").unwrap().uid, 1000);
+    assert_eq!(mkdir(&u, "/d/x/y"), Err(EACCES));
+    // From outside the part nothing can be pulled in, even one's own process.
+    assert_eq!(write(&u, "/d/mine/cgroup.procs", "53"), Err(EACCES));
+    assert_eq!(write(&init, "/d/cgroup.procs", "53"), Ok(2));
+    assert_eq!(write(&u, "/d/mine/cgroup.procs", "53"), Ok(2));
+    assert_eq!(k.cgroups.of(&own.process).path(), b"/d/mine");
+    assert_eq!(rmdir(&u, "/d/x"), Ok(()));
+}
+
+struct Queues(Vec<Arc<WaitQueue>>);
+
+impl PollRegistrar for Queues {
+    fn register(&mut self, q: &Arc<WaitQueue>) {
+        self.0.push(q.clone());
+    }
+}
+
+#[test]
+fn events_are_polled_and_freezing_shows() {
+    let (k, ns, init) = machine();
+    let p = process(&k, &ns, 54, 1, Cred::root());
+    mkdir(&init, "/a").unwrap();
+    let f = open_file(&init, "/a/cgroup.events", libc::O_RDONLY).unwrap();
+    let read_it = || f.read_at(&init, 0, &mut uml_core::io::VecSink::new(100)).unwrap();
+    read_it();
+    let mut q = Queues(Vec::new());
+    assert!(!f.ops.poll(Some(&mut q)).intersects(Events::PRI));
+    assert_eq!(q.0.len(), 1);
+    assert_eq!(write(&init, "/a/cgroup.procs", "54"), Ok(2));
+    assert!(f.ops.poll(None).intersects(Events::PRI));
+    assert!(f.ops.poll(None).intersects(Events::PRI), "stays until it is read");
+    read_it();
+    assert!(!f.ops.poll(None).intersects(Events::PRI));
+    assert_eq!(write(&init, "/a/cgroup.freeze", "1"), Ok(1));
+    assert!(p.signal_pending(), "the task is to look up");
+    // It has not come to rest yet.
+    assert_eq!(read(&init, "/a/cgroup.events").unwrap(), "populated 1\nfrozen 0\n");
+    assert_eq!(write(&init, "/a/cgroup.freeze", "0"), Ok(1));
+    assert!(!p.signal_pending());
+    for (file, bad, e) in [
+        ("freeze", "2", ERANGE),
+        ("freeze", "x", EINVAL),
+        ("kill", "0", ERANGE),
+        ("type", "threaded", EOPNOTSUPP),
+        ("threads", "54", EOPNOTSUPP),
+    ] {
+        assert_eq!(write(&init, &format!("/a/cgroup.{file}"), bad), Err(e), "{file} {bad}");
+    }
+    assert_eq!(write(&init, "/a/cgroup.kill", "1"), Ok(1));
+    assert!(p.fatal_signal_pending() || p.pending_set() & 1 << (libc::SIGKILL - 1) != 0);
+}
+
+#[test]
+fn depth_and_number_are_limited() {
+    let (_k, _ns, init) = machine();
+    mkdir(&init, "/a").unwrap();
+    assert_eq!(write(&init, "/a/cgroup.max.depth", "1"), Ok(1));
+    assert_eq!(write(&init, "/a/cgroup.max.descendants", "2"), Ok(1));
+    mkdir(&init, "/a/b").unwrap();
+    assert_eq!(mkdir(&init, "/a/b/c"), Err(EAGAIN));
+    mkdir(&init, "/a/c").unwrap();
+    assert_eq!(mkdir(&init, "/a/d"), Err(EAGAIN));
+    assert_eq!(read(&init, "/a/cgroup.max.depth").unwrap(), "1\n");
+    assert_eq!(read(&init, "/cgroup.max.depth").unwrap(), "max\n");
+}
+
+#[test]
+fn files_have_the_names_of_the_host() {
+    let (_k, _ns, init) = machine();
+    mkdir(&init, "/a").unwrap();
+    write(&init, "/cgroup.subtree_control", "+pids +memory").unwrap();
+    // The interface of cgroup-v2.rst; the host may not have one mounted.
+    let known = [
+        "cgroup.controllers",
+        "cgroup.events",
+        "cgroup.freeze",
+        "cgroup.kill",
+        "cgroup.max.depth",
+        "cgroup.max.descendants",
+        "cgroup.procs",
+        "cgroup.stat",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+        "cgroup.type",
+        "cpu.stat",
+        "memory.current",
+        "memory.stat",
+        "memory.swap.current",
+        "pids.current",
+        "pids.events",
+        "pids.max",
+        "pids.peak",
+    ];
+    assert_eq!(list(&init, "/a").unwrap(), known);
+    let cpu = read(&init, "/a/cpu.stat").unwrap();
+    assert_eq!(cpu, "usage_usec 0\nuser_usec 0\nsystem_usec 0\n");
+}

@@ -1,0 +1,371 @@
+//! Linux's native asynchronous I/O: io_setup(2), io_submit(2), io_getevents(2), io_cancel(2), io_destroy(2).
+//!
+//! A request is carried out by the io_submit(2) that brings it, which the manual allows, and is complete when that
+//! returns; its event waits in the context. The context's id is the address of a page in the program's memory, as
+//! libraries look there for a ring of events first: ours says that there is none, and they make the call.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Duration;
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_base::{Events, Mutex, Rank, WaitQueue};
+use uml_core::ctx::Ctx;
+use uml_core::file::File;
+use uml_core::task::WaitKind;
+use uml_core::user::{self, UserIo};
+use uml_ipc::eventfd::EventFd;
+use uml_mm::vma::{PROT_READ, PROT_WRITE};
+use uml_mm::{MapRequest, Mm, PAGE};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::call;
+use crate::table::Entry;
+use crate::timespec::{read_timeout, with_mask};
+
+/// Lines of the table.
+pub const TABLE: &[Entry] = &[
+    call!(206, "io_setup", io_setup(Int, Ptr)),
+    call!(207, "io_destroy", io_destroy(Addr)),
+    call!(208, "io_getevents", io_getevents(Addr, Off, Off, Out, Ptr)),
+    call!(
+        209,
+        "io_submit",
+        io_submit(Addr, Off, Ptr),
+        Never,
+        Partial("requests complete before it returns; no IOCB_CMD_POLL: EINVAL")
+    ),
+    call!(210, "io_cancel", io_cancel(Addr, Ptr, Out)),
+    call!(333, "io_pgetevents", io_pgetevents(Addr, Off, Off, Out, Ptr, Ptr)),
+];
+
+/// `struct iocb`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Iocb {
+    data: u64,
+    key: u32,
+    rw_flags: u32,
+    opcode: u16,
+    priority: i16,
+    fd: i32,
+    buf: u64,
+    len: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    event_fd: i32,
+}
+
+/// `struct io_event`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct IoEvent {
+    data: u64,
+    object: u64,
+    result: i64,
+    result2: i64,
+}
+
+/// `struct __aio_sigset` of io_pgetevents(2).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct SigSet {
+    mask: u64,
+    size: u64,
+}
+
+const _: () = assert!(size_of::<Iocb>() == 64 && size_of::<IoEvent>() == 32);
+
+const PREAD: u16 = 0;
+const PWRITE: u16 = 1;
+const FSYNC: u16 = 2;
+const FDSYNC: u16 = 3;
+const NOOP: u16 = 6;
+const PREADV: u16 = 7;
+const PWRITEV: u16 = 8;
+/// IOCB_FLAG_RESFD: an eventfd is told of the completion. Other flags have no effect.
+const RESFD: u32 = 1;
+
+/// A context.
+struct Context {
+    mm: Weak<Mm>,
+    capacity: usize,
+    events: Mutex<VecDeque<IoEvent>>,
+    queue: Arc<WaitQueue>,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        REQUESTS.fetch_sub(self.capacity as u64, Ordering::Relaxed);
+    }
+}
+
+type Key = (usize, u64);
+
+/// Contexts by address space and id.
+static CONTEXTS: LazyLock<Mutex<HashMap<Key, Arc<Context>>>> =
+    LazyLock::new(|| Mutex::new(Rank::LEAF, HashMap::new()));
+/// What they may hold together.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+/// Requests that all contexts may hold (/proc/sys/fs/aio-nr).
+pub fn requests() -> u64 {
+    REQUESTS.load(Ordering::Relaxed)
+}
+
+fn key(mm: &Arc<Mm>, id: u64) -> Key {
+    (Arc::as_ptr(mm) as usize, id)
+}
+
+fn context(cx: &Ctx<'_>, id: u64) -> Result<Arc<Context>> {
+    let mm = cx.task.mm()?;
+    let found = CONTEXTS.lock().get(&key(&mm, id)).cloned().ok_or(EINVAL)?;
+    // The address may be that of an earlier address space.
+    if found.mm.upgrade().is_some_and(|m| Arc::ptr_eq(&m, &mm)) { Ok(found) } else { Err(EINVAL) }
+}
+
+fn io_setup(cx: &mut Ctx<'_>, capacity: u32, out: u64) -> Result<u64> {
+    let old: u64 = user::read_obj(&cx.task, out)?;
+    // The largest number that Linux can size a ring for.
+    const MOST: u32 = 0x1000_0000;
+    if old != 0 || capacity == 0 || capacity > MOST {
+        return Err(EINVAL);
+    }
+    let mm = cx.task.mm()?;
+    // Of programs that are gone.
+    let gone: Vec<_> = {
+        let mut all = CONTEXTS.lock();
+        let keys: Vec<Key> =
+            all.iter().filter(|(_, c)| c.mm.strong_count() == 0).map(|(k, _)| *k).collect();
+        keys.iter().filter_map(|k| all.remove(k)).collect()
+    };
+    drop(gone);
+    let max = cx.task.kernel().sysctl.fs_aio_max_nr.unsigned();
+    REQUESTS
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+            n.checked_add(u64::from(capacity)).filter(|n| *n <= max)
+        })
+        .map_err(|_| EAGAIN)?;
+    let context = Arc::new(Context {
+        mm: Arc::downgrade(&mm),
+        capacity: capacity as usize,
+        events: Mutex::new(Rank::LEAF, VecDeque::new()),
+        queue: WaitQueue::shared(),
+    });
+    let id = mm.mmap(cx.hw, &MapRequest::anonymous(PAGE, PROT_READ | PROT_WRITE))?;
+    CONTEXTS.lock().insert(key(&mm, id), context);
+    if let Err(e) = user::write_obj(&cx.task, out, &id) {
+        let _ = io_destroy(cx, id);
+        return Err(e);
+    }
+    Ok(0)
+}
+
+fn io_destroy(cx: &mut Ctx<'_>, id: u64) -> Result<u64> {
+    context(cx, id)?;
+    let mm = cx.task.mm()?;
+    let gone = CONTEXTS.lock().remove(&key(&mm, id));
+    if let Some(c) = gone {
+        c.queue.wake_all(Events::ALL);
+    }
+    mm.unmap(cx.hw, id, PAGE)?;
+    Ok(0)
+}
+
+/// A request whose parts were found good.
+struct Request {
+    file: Arc<File>,
+    iocb: Iocb,
+    notify: Option<Arc<File>>,
+}
+
+/// Checks a request: what is wrong here makes io_submit(2) fail, what goes wrong later is in the event.
+fn prepare(cx: &Ctx<'_>, at: u64) -> Result<Request> {
+    let iocb: Iocb = user::read_obj(&cx.task, at)?;
+    if iocb.reserved != 0 {
+        return Err(EINVAL);
+    }
+    if i64::try_from(iocb.len).is_err() {
+        return Err(EINVAL);
+    }
+    let file = cx.task.file(iocb.fd)?;
+    let notify = if iocb.flags & RESFD != 0 {
+        let f = cx.task.file(iocb.event_fd)?;
+        f.downcast::<EventFd>().ok_or(EINVAL)?;
+        Some(f)
+    } else {
+        None
+    };
+    match iocb.opcode {
+        PREAD | PREADV if !file.readable() => return Err(EBADF),
+        PWRITE | PWRITEV if !file.writable() => return Err(EBADF),
+        PREAD | PREADV | PWRITE | PWRITEV if file.ops.seekable() && iocb.offset < 0 => {
+            return Err(EINVAL);
+        }
+        PREAD | PREADV | PWRITE | PWRITEV | NOOP => {}
+        FSYNC | FDSYNC => {
+            if iocb.buf != 0 || iocb.offset != 0 || iocb.len != 0 || iocb.rw_flags != 0 {
+                return Err(EINVAL);
+            }
+        }
+        _ => return Err(EINVAL),
+    }
+    user::write_obj(&cx.task, at.wrapping_add(8), &0u32)?;
+    Ok(Request { file, iocb, notify })
+}
+
+fn perform(cx: &Ctx<'_>, r: &Request) -> Result<u64> {
+    let (task, c, file) = (&cx.task, &r.iocb, &r.file);
+    let vector = matches!(c.opcode, PREADV | PWRITEV);
+    let buffers = || -> Result<UserIo> {
+        if vector {
+            UserIo::from_iovec(task, c.buf, usize::try_from(c.len).map_err(|_| EINVAL)?)
+        } else {
+            UserIo::new(task, c.buf, usize::try_from(c.len).map_err(|_| EINVAL)?)
+        }
+    };
+    match c.opcode {
+        PREAD | PREADV => {
+            let io = crate::file_io::flagged(file, task, c.rw_flags, false)?;
+            let mut data = buffers()?;
+            let n = if file.ops.seekable() {
+                let off = u64::try_from(c.offset).map_err(|_| EINVAL)?;
+                file.read_at_io(&io, off, &mut data)?
+            } else {
+                file.read_io(&io, &mut data)?
+            };
+            Ok(n as u64)
+        }
+        PWRITE | PWRITEV => {
+            let io = crate::file_io::flagged(file, task, c.rw_flags, true)?;
+            let mut data = buffers()?;
+            let n = if file.ops.seekable() {
+                let off = u64::try_from(c.offset).map_err(|_| EINVAL)?;
+                file.write_at_io(&io, off, &mut data)?
+            } else {
+                file.write_io(&io, &mut data)?
+            };
+            Ok(n as u64)
+        }
+        FSYNC | FDSYNC => file.ops.fsync(task, c.opcode == FDSYNC).map(|()| 0),
+        _ => Ok(0),
+    }
+}
+
+fn io_submit(cx: &mut Ctx<'_>, id: u64, count: i64, list: u64) -> Result<u64> {
+    if count < 0 {
+        return Err(EINVAL);
+    }
+    let context = context(cx, id)?;
+    let count = (count as usize).min(context.capacity);
+    let mut done = 0;
+    while done < count {
+        let one = |at: u64| -> Result<()> {
+            if context.events.lock().len() >= context.capacity {
+                return Err(EAGAIN);
+            }
+            let object: u64 = user::read_obj(&cx.task, at)?;
+            let r = prepare(cx, object)?;
+            let result = match perform(cx, &r) {
+                Ok(n) => n as i64,
+                Err(e) => e.to_ret(),
+            };
+            let event = IoEvent { data: r.iocb.data, object, result, result2: 0 };
+            context.events.lock().push_back(event);
+            context.queue.wake_all(Events::READABLE);
+            if let Some(e) = r.notify.as_ref().and_then(|f| f.downcast::<EventFd>()) {
+                e.signal(1);
+            }
+            Ok(())
+        };
+        match one(list.wrapping_add(done as u64 * 8)) {
+            Ok(()) => done += 1,
+            Err(e) if done == 0 => return Err(e),
+            Err(_) => break,
+        }
+    }
+    Ok(done as u64)
+}
+
+/// Takes at least `min` events, at most `max`, waiting for them up to `timeout`.
+fn events(
+    cx: &mut Ctx<'_>,
+    id: u64,
+    min: i64,
+    max: i64,
+    out: u64,
+    timeout: Option<Duration>,
+) -> Result<u64> {
+    let context = context(cx, id)?;
+    if min < 0 || max < min {
+        return Err(EINVAL);
+    }
+    let deadline = timeout.and_then(|t| cx.deadline_in(t));
+    let task = cx.task.clone();
+    let mm = task.mm()?;
+    let live = || CONTEXTS.lock().contains_key(&key(&mm, id));
+    let mut done = 0i64;
+    let mut take = || -> Option<Result<()>> {
+        while done < max {
+            let Some(e) = context.events.lock().pop_front() else { break };
+            if let Err(fault) = user::write_obj(&task, out.wrapping_add(done as u64 * 32), &e) {
+                context.events.lock().push_front(e);
+                return Some(if done == 0 { Err(fault) } else { Ok(()) });
+            }
+            done += 1;
+        }
+        (done >= min || !live()).then_some(Ok(()))
+    };
+    let now = timeout.is_some_and(|t| t.is_zero());
+    let first = take();
+    if first.is_none() && !now {
+        let kind = WaitKind::Interruptible;
+        let r = task.wait(&context.queue, Events::ALL, kind, deadline, "read_events", take);
+        match r {
+            Ok(Some(r)) => r?,
+            Ok(None) => {}
+            Err(e) if done == 0 => return Err(e),
+            Err(_) => {}
+        }
+    } else if let Some(r) = first {
+        r?;
+    }
+    Ok(done as u64)
+}
+
+fn io_getevents(
+    cx: &mut Ctx<'_>,
+    id: u64,
+    min: i64,
+    max: i64,
+    out: u64,
+    timeout: u64,
+) -> Result<u64> {
+    let timeout = read_timeout(&cx.task, timeout)?;
+    events(cx, id, min, max, out, timeout)
+}
+
+fn io_pgetevents(
+    cx: &mut Ctx<'_>,
+    id: u64,
+    min: i64,
+    max: i64,
+    out: u64,
+    timeout: u64,
+    mask: u64,
+) -> Result<u64> {
+    let timeout = read_timeout(&cx.task, timeout)?;
+    let set = if mask == 0 { SigSet::default() } else { user::read_obj(&cx.task, mask)? };
+    let size = usize::try_from(set.size).unwrap_or(usize::MAX);
+    with_mask(cx, set.mask, size, |cx| events(cx, id, min, max, out, timeout))
+}
+
+/// Nothing is ever in progress when this is called.
+fn io_cancel(cx: &mut Ctx<'_>, id: u64, iocb: u64, _: u64) -> Result<u64> {
+    let _: u32 = user::read_obj(&cx.task, iocb.wrapping_add(8))?;
+    context(cx, id)?;
+    Err(EINVAL)
+}

@@ -1,0 +1,29 @@
+//! `umld`: runs User Mode Linux machines.
+//!
+//! The program contains the kernel: called under the name `linux` it is the kernel, and inside a guest that `umld`
+//! started on the host's userland it is process 1.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use umld::cli::Cli;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    if umld::guest_init::wanted(&args) {
+        return umld::guest_init::main();
+    }
+    let name = args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    match name {
+        Some("linux") => uml_kernel::main(args.into_iter()),
+        // systemd calls generators with up to three directories and by their own name.
+        Some("umld-generator") => {
+            ExitCode::from(umld::cmd::dispatch(umld::cli::Command::Generator {
+                dirs: args.iter().skip(1).map(Into::into).collect(),
+            }))
+        }
+        _ => ExitCode::from(umld::cmd::dispatch(Cli::parse().command)),
+    }
+}

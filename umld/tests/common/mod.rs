@@ -1,0 +1,175 @@
+//! A home directory of its own for each test, and umld in it. What a test leaves running is killed.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct World {
+    home: tempfile::TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Done {
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Done {
+    fn from(o: Output) -> Done {
+        use std::os::unix::process::ExitStatusExt;
+        Done {
+            status: o.status.code().unwrap_or_else(|| 128 + o.status.signal().unwrap_or(0)),
+            out: String::from_utf8_lossy(&o.stdout).into_owned(),
+            err: String::from_utf8_lossy(&o.stderr).into_owned(),
+        }
+    }
+}
+
+impl Done {
+    /// The output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.status, 0, "{}\n{}", self.out, self.err);
+        self.out
+    }
+
+    /// The messages of a command that must fail with this status.
+    #[track_caller]
+    pub fn fails(self, status: i32) -> String {
+        assert_eq!(self.status, status, "{}\n{}", self.out, self.err);
+        self.err
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        World { home: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let p = self.path(name);
+        std::fs::write(&p, text).expect("write");
+        p
+    }
+
+    /// A machine on the host's userland that runs a shell command.
+    pub fn machine(&self, name: &str, command: &str, more: &str) -> PathBuf {
+        self.write(
+            &format!("{name}.toml"),
+            &format!(
+                "[vm]\nmem = \"128M\"\n[boot]\ntimeout = \"110s\"\ncommand = [\"sh\", \"-c\", '''{command}''']\n[stop]\ncad = \"0s\"\n{more}"
+            ),
+        )
+    }
+
+    pub fn umld(&self) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_umld"));
+        c.env("HOME", self.home.path()).current_dir(self.home.path()).stdin(Stdio::null());
+        for v in [
+            "XDG_CONFIG_HOME",
+            "XDG_RUNTIME_DIR",
+            "NOTIFY_SOCKET",
+            "JOURNAL_STREAM",
+            "INVOCATION_ID",
+        ] {
+            c.env_remove(v);
+        }
+        c
+    }
+
+    pub fn run(&self, args: &[&str]) -> Done {
+        self.umld().args(args).output().expect("umld").into()
+    }
+
+    /// With text on standard input.
+    pub fn run_with(&self, args: &[&str], input: &str) -> Done {
+        use std::io::Write;
+        let mut c = self.umld();
+        c.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = c.spawn().expect("umld");
+        child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("write");
+        child.wait_with_output().expect("umld").into()
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.run(args).ok()).expect("JSON")
+    }
+
+    /// What `status --json` says of one instance.
+    pub fn status(&self, name: &str) -> Value {
+        let done = self.run(&["status", "--json", name]);
+        let v: Value = serde_json::from_str(&done.out).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+        v[0].clone()
+    }
+
+    pub fn state(&self, name: &str) -> String {
+        self.status(name)["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn pid(&self, name: &str) -> i32 {
+        self.status(name)["pid"].as_i64().unwrap_or(0) as i32
+    }
+
+    /// Waits until `f` holds; there is no event for everything a test looks at.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, f: impl Fn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !f() {
+            assert!(Instant::now() < end, "{what} did not happen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// An ext4 image with these files of the host in it; none when mke2fs is not installed.
+    pub fn image(&self, name: &str, size: &str, from: Option<&Path>) -> Option<PathBuf> {
+        let path = self.path(name);
+        let mut c = Command::new("mke2fs");
+        c.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096"]);
+        if let Some(d) = from {
+            c.arg("-d").arg(d);
+        }
+        match c.arg(&path).arg(size).status() {
+            Ok(s) => {
+                assert!(s.success());
+                Some(path)
+            }
+            Err(_) => {
+                eprintln!("skipped: mke2fs is not installed");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Holders first, so that nothing is started again.
+        for name in ["holder", "pid"] {
+            for e in std::fs::read_dir(self.path(".uml/.umld")).into_iter().flatten().flatten() {
+                let Ok(text) = std::fs::read_to_string(e.path().join("status.json")) else {
+                    continue;
+                };
+                let v: Value = serde_json::from_str(&text).unwrap_or_default();
+                if let Some(pid) = v[name].as_i64() {
+                    let _ = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid as i32),
+                        nix::sys::signal::SIGKILL,
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Disks: snapshot, restore, clone, merge, export, import, and files on disks of stopped instances.
+
+mod common;
+use common::World;
+
+/// An instance with a copy-on-write disk that is not its root.
+fn defined() -> Option<World> {
+    let w = World::new();
+    let from = w.path("from");
+    std::fs::create_dir_all(from.join("etc")).unwrap();
+    std::fs::write(from.join("etc/motd"), "welcome\n").unwrap();
+    w.image("base.img", "16M", Some(&from))?;
+    w.write(
+        "d.toml",
+        "[[disk]]\nfile = \"base.img\"\ncow = \"d.cow\"\n[boot]\ninit = \"/bin/sh\"\n",
+    );
+    w.run(&["create", "d.toml"]).ok();
+    Some(w)
+}
+
+fn read(w: &World, name: &str, path: &str) -> String {
+    let to = w.path("read-back");
+    let _ = std::fs::remove_file(&to);
+    w.run(&["cp", &format!("{name}:{path}"), "read-back"]).ok();
+    std::fs::read_to_string(to).unwrap()
+}
+
+#[test]
+fn stopped_disks_are_reached_by_cp() {
+    let Some(w) = defined() else { return };
+    assert_eq!(read(&w, "d", "/etc/motd"), "welcome\n");
+    w.write("new", "changed\n");
+    w.run(&["cp", "new", "d:/etc/motd"]).ok();
+    assert_eq!(read(&w, "d", "/etc/motd"), "changed\n");
+    assert!(w.run(&["cp", "d:/none", "x"]).fails(1).contains("/none"));
+    let ok = std::process::Command::new("e2fsck")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin")
+        .args(["-fn"])
+        .arg(w.path("base.img"))
+        .output()
+        .unwrap();
+    assert!(ok.status.success());
+}
+
+#[test]
+fn snapshots_bring_back_what_was() {
+    let Some(w) = defined() else { return };
+    w.write("one", "1");
+    w.write("two", "2");
+    w.run(&["cp", "one", "d:/state"]).ok();
+    assert_eq!(w.run(&["snapshot", "d", "first"]).ok(), "first\n");
+    w.run(&["cp", "two", "d:/state"]).ok();
+    w.run(&["snapshot", "d", "first"]).fails(5);
+    w.run(&["snapshot", "d", "second"]).ok();
+    assert_eq!(w.run(&["snapshot", "d", "--list", "-q"]).ok(), "first\nsecond\n");
+    w.run(&["restore", "d", "first"]).ok();
+    assert_eq!(read(&w, "d", "/state"), "1");
+    w.run(&["restore", "d", "second"]).ok();
+    assert_eq!(read(&w, "d", "/state"), "2");
+    w.run(&["restore", "d", "third"]).fails(4);
+    assert!(w.run(&["merge", "d"]).fails(5).contains("snapshots"));
+    w.run(&["snapshot", "d", "--delete", "first"]).ok();
+    w.run(&["snapshot", "d", "--delete", "second"]).ok();
+    w.run(&["merge", "d"]).ok();
+    assert_eq!(read(&w, "d", "/state"), "2");
+    assert_eq!(read(&w, "d", "/etc/motd"), "welcome\n");
+}
+
+#[test]
+fn clones_have_their_own_disks() {
+    let Some(w) = defined() else { return };
+    w.write("one", "1");
+    w.run(&["cp", "one", "d:/state"]).ok();
+    assert_eq!(w.run(&["clone", "d", "c1", "c2"]).ok(), "c1\nc2\n");
+    w.write("two", "2");
+    w.run(&["cp", "two", "c1:/state"]).ok();
+    assert_eq!(
+        (
+            read(&w, "d", "/state").as_str(),
+            read(&w, "c1", "/state").as_str(),
+            read(&w, "c2", "/state").as_str()
+        ),
+        ("1", "2", "1")
+    );
+    w.run(&["clone", "d", "c1"]).fails(5);
+    let err = w.run(&["merge", "d"]).fails(5);
+    assert!(err.contains("instance \"c1\""), "{err}");
+    w.run(&["rename", "c1", "c3"]).ok();
+    assert_eq!(read(&w, "c3", "/state"), "2");
+}
+
+#[test]
+fn an_export_is_imported_elsewhere() {
+    let Some(w) = defined() else { return };
+    w.write("one", "1");
+    w.run(&["cp", "one", "d:/state"]).ok();
+    w.run(&["export", "d", "d.tar.gz"]).ok();
+    w.run(&["import", "d.tar.gz"]).fails(5);
+    assert_eq!(w.run(&["import", "d.tar.gz", "--name", "e"]).ok(), "e\n");
+    assert_eq!(read(&w, "e", "/state"), "1");
+    assert_eq!(read(&w, "e", "/etc/motd"), "welcome\n");
+    w.write("bad.tar", "nonsense");
+    w.run(&["import", "bad.tar"]).fails(1);
+    assert_eq!(w.run(&["list", "-q"]).ok(), "d\ne\n");
+}
+
+#[test]
+fn images_from_directories_and_archives() {
+    let w = World::new();
+    let Some(_) = w.image("unused.img", "8M", None) else { return };
+    let from = w.path("root");
+    std::fs::create_dir_all(from.join("etc")).unwrap();
+    std::fs::create_dir_all(from.join("usr/bin")).unwrap();
+    std::fs::write(from.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    std::fs::write(from.join("usr/bin/prog"), vec![7; 100_000]).unwrap();
+    std::os::unix::fs::symlink("usr/bin", from.join("bin")).unwrap();
+    std::fs::hard_link(from.join("usr/bin/prog"), from.join("usr/bin/same")).unwrap();
+    let path = w
+        .run(&["image", "build", "--from", "root", "--size", "32M", "--hostname", "box", "one"])
+        .ok();
+    assert!(path.ends_with(".images/one.img\n"), "{path}");
+    w.run(&["image", "build", "--from", "root", "one"]).fails(5);
+    assert_eq!(w.run(&["image", "list", "-q"]).ok(), "one\n");
+    assert_eq!(w.json(&["image", "info", "one", "--json"])["block_size"], 4096);
+    w.run(&["image", "check", "one"]).ok();
+    w.run(&["image", "resize", "one", "48M"]).ok();
+    w.run(&["image", "check", "one"]).ok();
+    assert_eq!(w.json(&["image", "info", "one", "--json"])["size"], 48 << 20);
+    let tar = std::process::Command::new("tar")
+        .args(["-C"])
+        .arg(&from)
+        .args(["-czf"])
+        .arg(w.path("root.tgz"))
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    w.run(&["image", "build", "--from", "root.tgz", "--size", "32M", "./two.img"]).ok();
+    w.run(&["image", "check", "./two.img"]).ok();
+    w.write("i.toml", &format!("[[disk]]\nfile = \"{}\"\nreadonly = true\n", path.trim()));
+    w.run(&["create", "i.toml"]).ok();
+    {
+        let name = "i";
+        assert_eq!(read(&w, name, "/etc/hostname"), "box\n");
+        assert!(read(&w, name, "/etc/fstab").contains("/dev/ubda / ext4"));
+        assert!(read(&w, name, "/etc/passwd").starts_with("root::0:0:"));
+    }
+    w.run(&["cp", "i:/bin/same", "same"]).ok();
+    assert_eq!(std::fs::read(w.path("same")).unwrap(), vec![7; 100_000]);
+    assert!(w.run(&["image", "rm", "one"]).fails(5).contains("instance \"i\""));
+    w.run(&["rm", "i"]).ok();
+    w.run(&["image", "rm", "one"]).ok();
+    w.run(&["image", "info", "one"]).fails(4);
+    let full = w.run(&["image", "build", "--from", "root", "--size", "10K", "tiny"]);
+    assert_ne!(full.status, 0);
+    assert_eq!(w.run(&["image", "list", "-q"]).ok(), "");
+}
