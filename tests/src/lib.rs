@@ -8,6 +8,7 @@
 //! belong here, nor do benchmarks (`tests/bench`).
 #![forbid(unsafe_code)]
 
+pub mod again;
 pub mod known;
 pub mod plan;
 pub mod report;

@@ -28,6 +28,14 @@ impl Tally {
         }
     }
 
+    /// Counts as skipped a case that differed once and not again, and tells how.
+    pub fn unsteady(&mut self, name: &str, why: &str, details: &[String]) {
+        self.skip(name, &format!("UNSTEADY, {why}"));
+        for line in details.iter().flat_map(|d| d.lines()) {
+            println!("    {line}");
+        }
+    }
+
     pub fn skip(&mut self, name: &str, why: &str) {
         self.skipped += 1;
         println!("SKIP {name}: {why}");
