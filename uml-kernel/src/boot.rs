@@ -78,6 +78,9 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
         }
         outside.panicked(text);
     }
+    if let (End::Power(_), Some(d)) = (&end, &devices) {
+        power::deliver(&d.net, &ends);
+    }
     platform.shutdown();
     let orderly = !matches!(end, End::Panic(_));
     init::stop(&kernel, devices.as_ref(), orderly);

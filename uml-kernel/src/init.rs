@@ -12,6 +12,7 @@ use uml_drivers::ubd::Ubd;
 use uml_drivers::vector::Vectors;
 use uml_fs::hostfs;
 use uml_host::reactor::Reactor;
+use uml_net::stack::Stack;
 use uml_procfs::synth::TextFn;
 use uml_tty::devices::TerminalLayer;
 use uml_vdso::{Offsets, VdsoImage};
@@ -24,6 +25,8 @@ use crate::outside::Outside;
 pub struct Devices {
     pub consoles: Arc<Consoles>,
     disks: Arc<Ubd>,
+    /// The network of the first namespace.
+    pub net: Arc<Stack>,
 }
 
 /// How hostfs mounts are confined.
@@ -80,7 +83,7 @@ pub fn register(
     uml_drivers::watchdog::register(kernel, o.notify.as_deref()).map_err(text("watchdog"))?;
     let consoles = Arc::new(consoles);
     uml_drivers::configure::register(kernel, &disks, &consoles);
-    Ok(Devices { consoles, disks })
+    Ok(Devices { consoles, disks, net })
 }
 
 fn consoles(

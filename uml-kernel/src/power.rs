@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use uml_base::pr_warn;
 use uml_core::kernel::{Kernel, PowerAction};
+use uml_net::stack::Stack;
 
 use crate::cmdline::Options;
 
@@ -61,6 +63,32 @@ impl Ender {
         let _ = kernel.hooks.on_init_exit.set(Box::new(move |status| {
             ender.end(End::Panic(format!("Attempted to kill init! exitcode=0x{status:08x}")));
         }));
+    }
+}
+
+/// How often it is looked whether sent data has arrived.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long peers may acknowledge nothing before they are given up.
+const STANDSTILL: Duration = Duration::from_secs(3);
+
+/// Waits until what programs sent before they closed their connections has arrived, as long as peers take it: a program that
+/// has ended may leave data with the kernel (tcp(7)), which here ends with it. A signal to the kernel process ends the wait.
+pub fn deliver(net: &Stack, ends: &Receiver<End>) {
+    let mut last = (u64::MAX, Instant::now());
+    loop {
+        let left = net.undelivered();
+        if left == 0 {
+            return;
+        }
+        if left != last.0 {
+            last = (left, Instant::now());
+        } else if last.1.elapsed() >= STANDSTILL {
+            pr_warn!("network: {left} bytes sent have not arrived; their peers do not answer");
+            return;
+        }
+        if let Ok(End::Signal(_)) = ends.recv_timeout(LOOK) {
+            return;
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use common::{PATIENCE, World};
@@ -339,4 +340,52 @@ fn a_client_in_the_guest_gets_its_lease() {
         ])
         .ok();
     assert!(out.contains("10.9.8.15 255.255.255.0 10.9.8.2 10.9.8.3 leased"), "{out}");
+}
+
+/// Reads all of a connection: slowly until `sent` tells that the guest has handed everything to its kernel, then
+/// only once the machine is over (`ended`) or has waited a while.
+fn read_late(
+    mut s: TcpStream,
+    sent: &mpsc::Receiver<()>,
+    ended: &mpsc::Receiver<()>,
+) -> std::io::Result<usize> {
+    s.set_read_timeout(Some(PATIENCE))?;
+    let mut b = vec![0; 64 << 10];
+    let mut all = 0;
+    while sent.recv_timeout(Duration::from_millis(2)).is_err() {
+        all += s.read(&mut b)?;
+    }
+    let _ = ended.recv_timeout(Duration::from_millis(500));
+    loop {
+        match s.read(&mut b)? {
+            0 => return Ok(all),
+            n => all += n,
+        }
+    }
+}
+
+#[test]
+fn what_a_program_sent_arrives_although_the_machine_ends_with_it() {
+    if !python() {
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sent, was_sent) = mpsc::channel();
+    let (ended, has_ended) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (s, _) = listener.accept()?;
+        read_late(s, &was_sent, &has_ended)
+    });
+    let w = World::new();
+    let script = format!(
+        r#"
+s = tcp({port})
+s.sendall(bytes({BULK}))
+say("sent")
+"#
+    );
+    guest(&w, &["--net", "user"], &script, |_| sent.send(()).unwrap());
+    drop(ended);
+    assert_eq!(server.join().unwrap().unwrap(), BULK);
 }

@@ -12,7 +12,7 @@ UMLD, DIRECTORY = sys.argv[1:3]
 PATIENCE = 60
 
 GUEST = r'''
-import socket, sys
+import socket, struct, sys
 role, peer = sys.argv[1], sys.argv[2]
 data = bytes(range(251)) * (4 << 12)
 def whole(s):
@@ -27,6 +27,8 @@ if role == "serve":
     print("ready", flush=True)
     c, a = l.accept()
     c.sendall(whole(c))
+    # The machine ends with this program, and what is on the way with the machine.
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 50))
     c.close()
     print("served", a[0], flush=True)
 else:

@@ -6,10 +6,7 @@ use std::process::Command;
 
 use common::World;
 
-// Run by hand (`--ignored`) until a stall is found: about one run in six, a transfer between two guests (seen with bess and
-// with l2tpv3 over UDP) stops and does not go on.
 #[test]
-#[ignore = "a transfer between two guests stalls now and then"]
 fn transports_carry_bulk_data_to_their_peers_and_back() {
     let probe = Command::new("unshare").args(["-rn", "python3", "-c", "import subprocess; subprocess.run(['ip', 'link', 'add', 'dev', 'x', 'type', 'veth', 'peer', 'name', 'y'], check=True)"]).output();
     if !probe.is_ok_and(|o| o.status.success()) {

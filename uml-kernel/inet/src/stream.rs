@@ -4,6 +4,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -468,6 +469,18 @@ impl Socket for StreamSocket {
     fn close(&self) {
         let (on, secs) = self.options.linger();
         self.tcp.close(on && secs == 0);
+    }
+
+    fn linger(&self, task: &Task) {
+        let (on, secs) = self.options.linger();
+        if !on || secs <= 0 || !self.tcp.is_closed() {
+            return;
+        }
+        let deadline = uml_base::clock::now().checked_add(Duration::from_secs(secs as u64));
+        let done = || self.tcp.lingered();
+        // Neither a signal nor the end of the time is an error of close(2).
+        let _ =
+            wait::until(task, &self.tcp.wait, Events::ALL, deadline, "sk_stream_wait_close", done);
     }
 
     fn as_any(&self) -> &dyn Any {

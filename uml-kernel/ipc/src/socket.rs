@@ -141,6 +141,12 @@ pub trait Socket: Any + Send + Sync {
     /// The last descriptor was closed.
     fn close(&self);
 
+    /// A program closed a descriptor: waits, if it was the last one and SO_LINGER says so, until what was sent has arrived
+    /// or the time is up (socket(7)). A signal ends the wait.
+    fn linger(&self, task: &Task) {
+        let _ = task;
+    }
+
     fn as_any(&self) -> &dyn Any;
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;

@@ -113,6 +113,15 @@ impl<O: Outside> Nat<O> {
         (self.tcp.len(), self.udp.len(), self.ping.len())
     }
 
+    /// Bytes of the guest that the host's connections have not taken yet.
+    pub fn undelivered(&self) -> u64 {
+        let of = |id: &Id| match self.flows.get(*id) {
+            Some(Flow::Tcp(f)) => f.undelivered() as u64,
+            _ => 0,
+        };
+        self.tcp.values().map(of).sum()
+    }
+
     pub(crate) fn random(&mut self) -> u64 {
         // SplitMix64.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

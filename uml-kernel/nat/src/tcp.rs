@@ -52,6 +52,14 @@ impl<S> Tcp<S> {
     fn key(&self) -> (SocketAddr, SocketAddr) {
         (self.guest, self.remote)
     }
+
+    /// Bytes of the guest that the host's connection has not taken yet.
+    pub fn undelivered(&self) -> usize {
+        match &self.stage {
+            Stage::Open(t) if self.sock.is_some() => t.readable(),
+            _ => 0,
+        }
+    }
 }
 
 impl Wire {

@@ -78,6 +78,11 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
+    /// Bytes that were sent, and acknowledged to the sender, but have not left this process yet.
+    fn undelivered(&self) -> u64 {
+        0
+    }
+
     /// Driver name for ethtool, and the bus name.
     fn driver(&self) -> (&'static str, String) {
         ("", String::new())

@@ -193,6 +193,15 @@ impl Stack {
         }
     }
 
+    /// Bytes that programs have sent over connections they closed since and that have not arrived. They would be
+    /// lost with the machine.
+    pub fn undelivered(&self) -> u64 {
+        let (sockets, _) = self.tcp.connections();
+        let unacked: u64 = sockets.iter().map(|s| s.undelivered() as u64).sum();
+        let below: u64 = self.interfaces().iter().map(|i| i.device.undelivered()).sum();
+        unacked + below
+    }
+
     /// A number that cannot be predicted well enough for ports and identifiers.
     pub fn random(&self) -> u64 {
         // SplitMix64 over a secret start.

@@ -672,6 +672,25 @@ impl TcpSocket {
         i.remote = None;
     }
 
+    /// The last descriptor is closed.
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
+    /// Bytes of a closed socket that its peer has not acknowledged, its FIN included.
+    pub(crate) fn undelivered(&self) -> usize {
+        let i = self.inner.lock();
+        match &i.role {
+            Role::Conn(t)
+                if i.closed
+                    && matches!(t.state, State::FinWait1 | State::Closing | State::LastAck) =>
+            {
+                t.unacked() + 1
+            }
+            _ => 0,
+        }
+    }
+
     /// Everything sent is acknowledged, or the connection is over (SO_LINGER).
     pub fn lingered(&self) -> bool {
         match &self.inner.lock().role {

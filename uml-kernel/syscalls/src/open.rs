@@ -9,6 +9,7 @@ use uml_core::file::{File, locks};
 use uml_core::task::{Resource, Task};
 use uml_core::user;
 use uml_core::vfs::{self, DirFd, OpenHow, walk};
+use uml_ipc::socket::SocketFile;
 
 use crate::call;
 use crate::table::Entry;
@@ -138,9 +139,14 @@ fn no_handles(_: &mut Ctx<'_>) -> Result<u64> {
     Err(EOPNOTSUPP)
 }
 
-/// Ends one descriptor's use of `file`.
+/// Ends one descriptor's use of `file`; a socket with SO_LINGER may wait (socket(7)).
 pub(crate) fn closed(task: &Arc<Task>, file: Arc<File>) {
     file.closed(task, &task.files());
+    let socket = SocketFile::of(&file).ok().cloned();
+    drop(file);
+    if let Some(s) = socket {
+        s.linger(task);
+    }
 }
 
 fn close(cx: &mut Ctx<'_>, fd: i32) -> Result<u64> {

@@ -4,7 +4,7 @@ use crate::sys::*;
 use crate::{c, cases};
 
 cases! {
-    kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, nonblocking, peek_and_waitall,
+    kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, lingering_close, nonblocking, peek_and_waitall,
     urgent, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes,
 }
 
@@ -287,6 +287,61 @@ fn reset() {
     close(s);
     await_events(c, libc::POLLHUP);
     say("abort", recv(c, 5, 0));
+}
+
+/// Closes `fd` with SO_LINGER set to `secs` and gives how long that took.
+fn close_lingering(fd: i32, secs: i32) -> std::time::Duration {
+    let l = libc::linger { l_onoff: 1, l_linger: secs };
+    c!(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const l).cast(), 8));
+    let start = std::time::Instant::now();
+    say("close", c!(libc::close(fd)));
+    start.elapsed()
+}
+
+fn fill(fd: i32) -> usize {
+    let block = vec![7; 65_536];
+    let mut all = 0;
+    loop {
+        match send(fd, &block, libc::MSG_DONTWAIT) {
+            R(n) if n > 0 => all += n as usize,
+            r => {
+                say("full", r);
+                return all;
+            }
+        }
+    }
+}
+
+fn lingering_close() {
+    // Nobody reads: the whole time passes.
+    let (c, _s) = pair(false);
+    fill(c);
+    let took = close_lingering(c, 1).as_millis();
+    say("waited for a second", (990..20_000).contains(&took));
+    // It is read while close waits.
+    let (c, s) = pair(false);
+    let sent = fill(c);
+    let go = Event::new();
+    let reader = std::thread::spawn(move || {
+        go.wait();
+        let mut b = vec![0u8; 1 << 16];
+        let mut all = 0;
+        loop {
+            match c!(libc::recv(s, b.as_mut_ptr().cast(), b.len(), 0)) {
+                R(n) if n > 0 => all += n as usize,
+                r => return (all, r.to_string()),
+            }
+        }
+    });
+    go.post();
+    let took = close_lingering(c, 60).as_secs();
+    say("waited no longer than needed", took < 50);
+    let (all, end) = reader.join().unwrap();
+    say("everything arrived", all == sent);
+    say("end", end);
+    // Nothing is on the way.
+    let (c, _s) = pair(false);
+    say("at once", close_lingering(c, 60).as_secs() < 50);
 }
 
 fn nonblocking() {

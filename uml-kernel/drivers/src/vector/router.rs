@@ -256,6 +256,11 @@ impl Router {
         }
     }
 
+    /// Bytes of the guest that the host's sockets have not taken yet.
+    pub fn undelivered(&self) -> u64 {
+        self.nat.lock().undelivered()
+    }
+
     /// Takes frames of the guest.
     pub fn take(&self, batch: &mut VecDeque<Packet>) {
         let (mac, mtu) = (self.iface.mac(), self.iface.mtu());

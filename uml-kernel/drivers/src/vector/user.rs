@@ -91,6 +91,10 @@ impl Device for UserDevice {
         sent
     }
 
+    fn undelivered(&self) -> u64 {
+        self.router().map_or(0, |r| r.undelivered())
+    }
+
     fn set_mac(&self, mac: Mac) -> Result<()> {
         *self.mac.lock() = mac;
         Ok(())
