@@ -8,6 +8,7 @@ use uml_core::kernel::Kernel;
 use uml_core::time::{Timer, TimerTarget};
 use uml_net::stack::Stack;
 use uml_net::{Clock, Time};
+use uml_netfilter::Netfilter;
 
 static KERNEL: OnceLock<Weak<Kernel>> = OnceLock::new();
 static START: OnceLock<Instant> = OnceLock::new();
@@ -43,9 +44,10 @@ impl Clock for MachineClock {
     }
 }
 
-/// The stack of a network namespace, and its alarm.
+/// The stack of a network namespace, its filters, and its alarm.
 pub struct NetPart {
     pub stack: Arc<Stack>,
+    pub netfilter: Arc<Netfilter>,
     _alarm: Arc<Alarm>,
 }
 
@@ -70,7 +72,7 @@ impl Default for NetPart {
             }
         }));
         crate::rtnetlink::watch(&stack);
-        NetPart { stack, _alarm: alarm }
+        NetPart { stack, netfilter: Netfilter::new(), _alarm: alarm }
     }
 }
 

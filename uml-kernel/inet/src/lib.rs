@@ -1,7 +1,7 @@
 //! The Internet families for programs: sockets over the network stack.
 //!
 //! Key types: [`stream::StreamSocket`] (TCP), [`dgram::DgramSocket`] (UDP, ping and raw), [`packet::PacketSock`]
-//! (AF_PACKET), [`rtnetlink`] (NETLINK_ROUTE), [`ioctl`] (netdevice(7)), [`proc`] (/proc/net, /proc/sys/net).
+//! (AF_PACKET), [`rtnetlink`] (NETLINK_ROUTE), `nfnetlink` (NETLINK_NETFILTER), [`ioctl`] (netdevice(7)), [`proc`] (/proc/net, /proc/sys/net).
 //! [`stack_of`] is the network namespace of a task.
 //!
 //! Neighbours: `uml-net` below (protocols, without tasks), `uml-ipc` beside (the family-independent socket
@@ -19,6 +19,7 @@ pub mod family;
 mod genetlink;
 pub mod ioctl;
 mod ip_options;
+mod nfnetlink;
 mod nlmsg;
 pub mod packet;
 pub mod proc;
@@ -49,6 +50,7 @@ pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
     family::register();
     rtnetlink::register();
     genetlink::register();
+    nfnetlink::register();
     proc::register(proc);
     let stack = kernel.namespaces.net.parts.get::<NetPart>().stack.clone();
     if let Some(lo) = stack.loopback() {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use uml_abi::Result;
 use uml_abi::errno::*;
 
+use crate::hook::{Hook, Track};
 use crate::interface::{Interface, Link, count, is_link_local};
 use crate::packet::{Csum, GsoKind, Packet};
 use crate::route::{self, Flow, Kind};
@@ -222,28 +223,18 @@ impl Stack {
             return Err(EMSGSIZE);
         }
         self.snmp.ip_out_requests.inc();
-        if total > dst.mtu && p.gso.is_none() {
-            if m.df && m.dst.is_ipv4() {
-                self.snmp.ip_frag_fails.inc();
-                return Err(EMSGSIZE);
-            }
-            let mut m = m.clone();
-            if m.id == 0 {
-                m.id = self.next_id();
-            }
-            // Pieces carry no partial checksum.
-            write_header(&mut p, &m);
-            p.complete_checksum();
-            for piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
-                self.snmp.ip_frag_creates.inc();
-                self.output(cx, dst, piece);
-            }
-            self.snmp.ip_frag_oks.inc();
-            return Ok(());
+        let cut = total > dst.mtu && p.gso.is_none();
+        if cut && m.df && m.dst.is_ipv4() {
+            self.snmp.ip_frag_fails.inc();
+            return Err(EMSGSIZE);
         }
-        write_header(&mut p, m);
-        self.output(cx, dst, p);
-        Ok(())
+        if cut && m.id == 0 {
+            let m = Meta { id: self.next_id(), ..m.clone() };
+            write_header(&mut p, &m);
+        } else {
+            write_header(&mut p, m);
+        }
+        self.output(cx, dst, p)
     }
 
     /// An identification for packets that may be cut.
@@ -251,8 +242,53 @@ impl Stack {
         self.ip_id.fetch_add(1, Ordering::Relaxed) as u16
     }
 
-    /// Sends a packet with its IP header; groups and broadcasts also come back here.
-    pub fn output(&self, cx: &mut Cx, dst: &Dst, p: Packet) {
+    /// Sends a packet of this host with its IP header. `EPERM` when a filter drops it.
+    pub fn output(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) -> Result<()> {
+        if !self.hooks.active(Hook::Output) {
+            return self.finish(cx, dst, p);
+        }
+        let before = (route_key(&p), p.mark);
+        if !self.passes(cx, Hook::Output, &mut p, None, Some(&dst.iface)) {
+            return Err(EPERM);
+        }
+        let after = (route_key(&p), p.mark);
+        if before == after {
+            return self.finish(cx, dst, p);
+        }
+        // What decides about the way was changed: another way is looked for.
+        let Some((src, to)) = after.0 else { return Err(EINVAL) };
+        let mut f = Flow::to(to);
+        (f.src, f.mark) = (Some(src), p.mark);
+        let again = self.route_to(&f)?;
+        self.finish(cx, &again, p)
+    }
+
+    /// Sends what was routed, own packets and others': pieces of it where it is too large; groups and broadcasts also come
+    /// back here. `EPERM` when a filter drops it.
+    fn finish(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) -> Result<()> {
+        let input = if p.iface == 0 || !self.hooks.active(Hook::Postrouting) {
+            None
+        } else {
+            self.interface(p.iface)
+        };
+        if !self.passes(cx, Hook::Postrouting, &mut p, input.as_ref(), Some(&dst.iface)) {
+            return Err(EPERM);
+        }
+        if p.net_len() <= dst.mtu || p.gso.is_some() {
+            self.transmit(cx, dst, p);
+            return Ok(());
+        }
+        // Pieces carry no partial checksum.
+        p.complete_checksum();
+        for piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
+            self.snmp.ip_frag_creates.inc();
+            self.transmit(cx, dst, piece);
+        }
+        self.snmp.ip_frag_oks.inc();
+        Ok(())
+    }
+
+    fn transmit(&self, cx: &mut Cx, dst: &Dst, p: Packet) {
         if matches!(dst.kind, Kind::Multicast | Kind::Broadcast) && !dst.iface.is_loopback() {
             let group = destination(&p);
             let back = match (dst.kind, group) {
@@ -317,6 +353,7 @@ impl Stack {
         count(&iface.counters.rx_packets, 1);
         count(&iface.counters.rx_bytes, p.len() as u64);
         p.iface = iface.index;
+        p.track = Track::None;
         if p.stamp == 0 {
             p.stamp = self.realtime();
         }
@@ -406,6 +443,22 @@ impl Stack {
             self.snmp.ip_in_addr_errors.inc();
             return;
         }
+        let mut h = h;
+        if self.hooks.active(Hook::Prerouting) {
+            if h.is_fragment() && self.wants_whole() {
+                match self.whole_v4(cx, &h, p) {
+                    Some((_, whole)) => p = whole,
+                    None => return,
+                }
+            }
+            if !self.passes(cx, Hook::Prerouting, &mut p, Some(iface), None) {
+                return;
+            }
+            match Ipv4::parse(p.net(), p.net_len()) {
+                Ok(again) => h = again,
+                Err(_) => return bad(),
+            }
+        }
         if h.dst.is_broadcast() {
             return self.deliver_v4(cx, iface, h, p);
         }
@@ -442,20 +495,29 @@ impl Stack {
         iface.is_loopback() || p.csum == Csum::Valid
     }
 
+    /// Adds a piece; the packet and its header once it is whole.
+    fn whole_v4(&self, cx: &mut Cx, h: &Ipv4, p: Packet) -> Option<(Ipv4, Packet)> {
+        self.snmp.ip_reasm_reqds.inc();
+        let whole = fragment::reassemble_v4(self, cx, h, p)?;
+        self.snmp.ip_reasm_oks.inc();
+        let again = Ipv4::parse(whole.net(), whole.net_len()).ok()?;
+        Some((again, whole))
+    }
+
     fn deliver_v4(&self, cx: &mut Cx, iface: &Arc<Interface>, mut h: Ipv4, mut p: Packet) {
         if h.is_fragment() {
-            self.snmp.ip_reasm_reqds.inc();
-            match fragment::reassemble_v4(self, cx, &h, p) {
-                Some(whole) => {
-                    self.snmp.ip_reasm_oks.inc();
-                    p = whole;
-                    let n = p.net_len();
-                    match Ipv4::parse(p.net(), n) {
-                        Ok(again) => h = again,
-                        Err(_) => return,
-                    }
-                }
+            match self.whole_v4(cx, &h, p) {
+                Some((again, whole)) => (h, p) = (again, whole),
                 None => return,
+            }
+        }
+        if !self.passes(cx, Hook::Input, &mut p, Some(iface), None) {
+            return;
+        }
+        if self.hooks.active(Hook::Input) {
+            match Ipv4::parse(p.net(), p.net_len()) {
+                Ok(again) => h = again,
+                Err(_) => return,
             }
         }
         self.snmp.ip_in_delivers.inc();
@@ -512,6 +574,22 @@ impl Stack {
         if iface.v6.disabled.load(Ordering::Relaxed) {
             return;
         }
+        let mut h = h;
+        if self.hooks.active(Hook::Prerouting) {
+            if self.wants_whole() {
+                match self.whole_v6(cx, h, p) {
+                    Some((_, whole)) => p = whole,
+                    None => return,
+                }
+            }
+            if !self.passes(cx, Hook::Prerouting, &mut p, Some(iface), None) {
+                return;
+            }
+            match Ipv6::parse(p.net(), p.net_len()) {
+                Ok(again) => h = again,
+                Err(_) => return bad(),
+            }
+        }
         if h.dst.is_multicast() {
             let all_nodes = h.dst == Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1])
                 || h.dst.segments()[0] & 0xf == 1;
@@ -541,7 +619,24 @@ impl Stack {
         }
     }
 
-    fn deliver_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, h: Ipv6, mut p: Packet) {
+    /// The packet, put together when it is a piece and the last that was missing.
+    fn whole_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet) -> Option<(Ipv6, Packet)> {
+        let at_hand = p.net_len().min(256);
+        p.pull(at_hand);
+        let Ok(c) = ipv6::chain(p.net(), h.next) else { return Some((h, p)) };
+        if c.proto != proto::FRAGMENT {
+            return Some((h, p));
+        }
+        self.snmp.ip_reasm_reqds.inc();
+        let mut whole = fragment::reassemble_v6(self, cx, &h, &c, p)?;
+        self.snmp.ip_reasm_oks.inc();
+        let at_hand = whole.net_len().min(256);
+        whole.pull(at_hand);
+        let again = Ipv6::parse(whole.net(), whole.net_len()).ok()?;
+        Some((again, whole))
+    }
+
+    fn deliver_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, mut h: Ipv6, mut p: Packet) {
         let at_hand = p.net_len().min(256);
         p.pull(at_hand);
         let Ok(mut c) = ipv6::chain(p.net(), h.next) else {
@@ -569,6 +664,15 @@ impl Stack {
             match ipv6::chain(p.net(), first) {
                 Ok(again) if again.proto != proto::FRAGMENT => c = again,
                 _ => return,
+            }
+        }
+        if self.hooks.active(Hook::Input) {
+            if !self.passes(cx, Hook::Input, &mut p, Some(iface), None) {
+                return;
+            }
+            match Ipv6::parse(p.net(), p.net_len()) {
+                Ok(again) => h = again,
+                Err(_) => return,
             }
         }
         self.snmp.ip_in_delivers.inc();
@@ -632,14 +736,18 @@ impl Stack {
         let sum = (sum & 0xffff) + (sum >> 16);
         b[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
         p.priority = 0;
-        if fits(p.net_len()) || p.gso.is_some() {
-            self.output(cx, &dst, p);
-            return;
+        self.pass_on(cx, &dst, p);
+    }
+
+    /// Sends what came for another host, if filters let it.
+    fn pass_on(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) {
+        if self.hooks.active(Hook::Forward) {
+            let input = self.interface(p.iface);
+            if !self.passes(cx, Hook::Forward, &mut p, input.as_ref(), Some(&dst.iface)) {
+                return;
+            }
         }
-        p.complete_checksum();
-        for piece in fragment::cut(p, dst.mtu, 0) {
-            self.output(cx, &dst, piece);
-        }
+        let _ = self.finish(cx, dst, p);
     }
 
     fn forward_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet, problem: Option<Errno>) {
@@ -674,7 +782,7 @@ impl Stack {
         p.strip_link();
         p.net_bytes_mut()[7] -= 1;
         p.priority = 0;
-        self.output(cx, &dst, p);
+        self.pass_on(cx, &dst, p);
     }
 }
 
@@ -703,6 +811,15 @@ impl Delivery {
         let body = p.sum_from(self.header_len);
         s.add_u16(body.folded());
         s.finish() == 0
+    }
+}
+
+/// Source and destination, which decide about a packet's way.
+fn route_key(p: &Packet) -> Option<(IpAddr, IpAddr)> {
+    let b = p.net();
+    match b.first()? >> 4 {
+        4 => Ipv4::parse_quoted(b).ok().map(|h| (h.src.into(), h.dst.into())),
+        _ => Ipv6::parse_quoted(b).ok().map(|h| (h.src.into(), h.dst.into())),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod conf;
 mod fragment;
 mod group;
 pub mod gso;
+pub mod hook;
 pub mod icmp;
 pub mod interface;
 pub mod ip;

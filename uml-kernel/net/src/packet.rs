@@ -307,6 +307,8 @@ pub struct Packet {
     pub vlan: Option<u16>,
     /// When it arrived, nanoseconds since the epoch; 0 when not noted.
     pub stamp: u64,
+    /// Its connection, once a filter looked.
+    pub track: crate::hook::Track,
 }
 
 impl Packet {

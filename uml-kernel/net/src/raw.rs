@@ -308,7 +308,7 @@ impl RawSocket {
         p.head_mut().extend_from_slice(&b);
         (p.csum, p.kind) = (Csum::Valid, ethertype::IPV4);
         debug_assert!(Ipv4::parse_quoted(p.net()).is_ok() || header < ipv4::HEADER);
-        self.stack.enter(|cx| self.stack.output(cx, way, p));
+        self.stack.enter(|cx| self.stack.output(cx, way, p))?;
         Ok(())
     }
 

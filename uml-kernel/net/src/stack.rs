@@ -107,6 +107,7 @@ pub struct Stack {
     taps: RwLock<Vec<Weak<PacketSocket>>>,
     tap_count: AtomicUsize,
     pub timers: Timers,
+    pub hooks: crate::hook::Hooks,
     pub conf: Conf,
     pub snmp: Snmp,
     watchers: Mutex<Vec<Arc<dyn Watcher>>>,
@@ -140,6 +141,7 @@ impl Stack {
             taps: RwLock::new(Rank::LEAF, Vec::new()),
             tap_count: AtomicUsize::new(0),
             timers: Timers::default(),
+            hooks: crate::hook::Hooks::default(),
             conf: Conf::default(),
             snmp: Snmp::default(),
             watchers: Mutex::new(Rank::LEAF, Vec::new()),
@@ -593,6 +595,9 @@ impl Stack {
         }
         self.routes.touch();
         self.addrconf.removed(self, i, &gone);
+        if let Some(f) = self.hooks.filter() {
+            f.address_gone(self, i.index);
+        }
         self.tell(&Change::AddressGone(i.index, gone));
         Ok(())
     }

@@ -114,6 +114,33 @@ impl NetlinkSocket {
         self.inner.lock().portid
     }
 
+    /// Whether acknowledgements leave out the request (NETLINK_CAP_ACK), and have attributes (NETLINK_EXT_ACK).
+    pub fn acknowledged_with(&self) -> (bool, bool) {
+        let s = self.inner.lock().switches;
+        (s & 1 << CAP_ACK != 0, s & 1 << EXT_ACK != 0)
+    }
+
+    /// Queues the answer to one question, however long it is: its length is what the kernel holds, not what
+    /// others send. `ENOBUFS` when earlier messages fill the buffer.
+    pub fn deliver_answer(&self, datagrams: &[Vec<u8>]) -> Result<()> {
+        let mut rest = datagrams.iter();
+        if let Some(first) = rest.next() {
+            self.deliver(first, Origin::default())?;
+        }
+        let mut i = self.inner.lock();
+        for d in rest {
+            let keep = i.filter.as_ref().map_or(d.len(), |f| f.run(d).min(d.len()));
+            if keep == 0 && i.filter.is_some() {
+                continue;
+            }
+            i.bytes += keep + OVERHEAD;
+            i.queue.push_back(Message { data: d[..keep].to_vec(), origin: Origin::default() });
+        }
+        drop(i);
+        self.wait.wake_all(Events::READABLE);
+        Ok(())
+    }
+
     /// True when it is a member of the group.
     pub fn in_group(&self, group: u32) -> bool {
         (1..=64).contains(&group) && self.inner.lock().groups & 1 << (group - 1) != 0

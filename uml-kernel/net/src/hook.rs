@@ -1,0 +1,135 @@
+//! The five places where packets can be judged on their way (Netfilter's hooks), and who judges.
+//!
+//! Without a judge, and at hooks that it does not care about, a hook costs one load.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use uml_base::{Rank, RwLock};
+
+use crate::interface::Interface;
+use crate::packet::Packet;
+use crate::stack::{Cx, Stack};
+
+/// The places, numbered as NF_INET_*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Received, before it is routed.
+    Prerouting = 0,
+    /// For this host.
+    Input = 1,
+    /// For another host.
+    Forward = 2,
+    /// Sent by this host, routed.
+    Output = 3,
+    /// On its way out.
+    Postrouting = 4,
+}
+
+impl Hook {
+    pub const COUNT: usize = 5;
+    pub const ALL: [Hook; Hook::COUNT] =
+        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    Drop,
+    /// Dropped, and its sender was told.
+    Stolen,
+}
+
+/// The connection of a packet, which the judge knows.
+#[derive(Clone, Default)]
+pub enum Track {
+    /// Not looked at yet, or part of none.
+    #[default]
+    None,
+    /// Never to be looked at.
+    Untracked,
+    /// The connection, and how the packet relates to it.
+    Conn(Arc<dyn Any + Send + Sync>, u8),
+}
+
+/// A judge of packets.
+pub trait Filter: Send + Sync {
+    /// Judges and may change a packet that begins with its IP header. Sockets may be locked.
+    fn judge(
+        &self,
+        cx: &mut Cx,
+        hook: Hook,
+        p: &mut Packet,
+        input: Option<&Arc<Interface>>,
+        output: Option<&Arc<Interface>>,
+    ) -> Verdict;
+
+    /// Pieces must be put together before they are judged.
+    fn wants_whole(&self) -> bool;
+
+    /// An interface lost an address.
+    fn address_gone(&self, stack: &Stack, iface: u32);
+}
+
+/// The judge of a namespace.
+pub struct Hooks {
+    /// Bit n for a hook n that is cared about.
+    mask: AtomicU8,
+    filter: RwLock<Option<Arc<dyn Filter>>>,
+}
+
+impl Default for Hooks {
+    fn default() -> Hooks {
+        Hooks { mask: AtomicU8::new(0), filter: RwLock::new(Rank::LEAF, None) }
+    }
+}
+
+impl Hooks {
+    /// Installs a judge that cares about the hooks in `mask`.
+    pub fn install(&self, filter: Arc<dyn Filter>, mask: u8) {
+        *self.filter.write() = Some(filter);
+        self.mask.store(mask, Ordering::SeqCst);
+    }
+
+    /// Somebody cares about the hook.
+    pub fn active(&self, hook: Hook) -> bool {
+        self.mask.load(Ordering::Relaxed) & 1 << hook as u8 != 0
+    }
+
+    /// Anybody cares about anything.
+    pub fn any(&self) -> bool {
+        self.mask.load(Ordering::Relaxed) != 0
+    }
+
+    /// The judge.
+    pub fn filter(&self) -> Option<Arc<dyn Filter>> {
+        self.filter.read().clone()
+    }
+}
+
+impl Stack {
+    /// Has a packet judged; false when it goes no further.
+    pub(crate) fn passes(
+        &self,
+        cx: &mut Cx,
+        hook: Hook,
+        p: &mut Packet,
+        input: Option<&Arc<Interface>>,
+        output: Option<&Arc<Interface>>,
+    ) -> bool {
+        if !self.hooks.active(hook) {
+            return true;
+        }
+        match self.hooks.filter() {
+            Some(f) => f.judge(cx, hook, p, input, output) == Verdict::Accept,
+            None => true,
+        }
+    }
+
+    /// Pieces are put together where packets come in.
+    pub(crate) fn wants_whole(&self) -> bool {
+        self.hooks.active(Hook::Prerouting) && self.hooks.filter().is_some_and(|f| f.wants_whole())
+    }
+}
