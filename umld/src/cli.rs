@@ -116,6 +116,12 @@ pub enum Command {
         /// Take over this kernel process.
         #[arg(long)]
         adopt: Option<i32>,
+        /// Descriptors that come on standard input.
+        #[arg(long, default_value_t = 0)]
+        kept: usize,
+        /// A service manager sees what is printed.
+        #[arg(long)]
+        foreground: bool,
     },
     /// Writes systemd units for autostarted instances; run by systemd.
     #[command(hide = true)]
@@ -647,4 +653,7 @@ pub struct Daemon {
     /// Start no instances.
     #[arg(long)]
     pub no_autostart: bool,
+    /// Start no instances, and end when none has been up for a while: as commands start it.
+    #[arg(long)]
+    pub on_demand: bool,
 }

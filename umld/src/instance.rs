@@ -1,5 +1,6 @@
 //! Instances as commands see them: those umld started, those it knows, and those somebody started by hand.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -71,14 +72,11 @@ pub fn all(store: &Store) -> Result<Vec<Instance>> {
     for name in store.names()? {
         let dir = store.dir(&name);
         let status = dir.status();
-        let running = by_hand.iter().find(|i| i.umid == name && i.alive);
+        let running = by_hand.iter().find(|i| i.umid == name && is_alive(i));
         found.push(known(dir, status, running));
     }
     for i in by_hand {
-        if found.iter().any(|f| f.name == i.umid) || !i.alive && i.socket.is_none() {
-            continue;
-        }
-        if !i.alive {
+        if found.iter().any(|f| f.name == i.umid) || !is_alive(&i) {
             // Left behind by a machine that crashed; the next one with this name takes it over.
             continue;
         }
@@ -134,12 +132,17 @@ fn age(pid: i32) -> Option<f64> {
     Some((up - ticks / 100.0).max(0.0))
 }
 
+/// Whether the kernel process of a directory runs. A zombie does not: whoever is its parent may take its time.
+pub fn is_alive(i: &uml_formats::umid::Instance) -> bool {
+    i.alive && i.pid.is_some_and(|p| process_started(p).is_some())
+}
+
 /// One instance; status 4 with the nearest name when there is none.
 pub fn find(store: &Store, name: &str) -> Result<Instance> {
-    let list = all(store)?;
-    if let Some(i) = list.iter().find(|i| i.name == name) {
-        return Ok(i.clone());
+    if let Some(i) = look_up(store, name) {
+        return Ok(crate::daemon::demand::heal(store, i));
     }
+    let list = all(store)?;
     let names: Vec<&str> = list.iter().map(|i| i.name.as_str()).collect();
     let mut text = format!("there is no instance \"{name}\"");
     match crate::spec::diagnose::nearest(name, &names) {
@@ -149,27 +152,51 @@ pub fn find(store: &Store, name: &str) -> Result<Instance> {
     Err(Failure::new(code::NO_INSTANCE, text))
 }
 
-/// Host processes of an instance: the kernel process and everything below it.
-pub fn processes(pid: i32) -> Vec<i32> {
-    let mut children: std::collections::HashMap<i32, Vec<i32>> = std::collections::HashMap::new();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return vec![pid] };
-    for e in entries.flatten() {
-        let Some(p) = e.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(e.path().join("stat")) else { continue };
-        let parent = stat.rfind(')').and_then(|n| stat[n + 2..].split(' ').nth(1)?.parse().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(p);
-        }
+/// One instance, without a look at the others; none when there is none.
+pub fn look_up(store: &Store, name: &str) -> Option<Instance> {
+    // Not a path somewhere else.
+    crate::spec::check::name(name).ok()?;
+    let running = store.uml.find(name).filter(is_alive);
+    let dir = store.dir(name);
+    if dir.exists() {
+        let status = dir.status();
+        return Some(known(dir, status, running.as_ref()));
     }
-    let mut out = vec![pid];
-    let mut at = 0;
-    while at < out.len() {
-        if let Some(c) = children.get(&out[at]) {
-            out.extend(c);
+    running.map(|i| stranger(store, i))
+}
+
+/// The host's processes at one moment: who is whose child.
+pub struct Processes(HashMap<i32, Vec<i32>>);
+
+impl Processes {
+    /// Those of now.
+    pub fn now() -> Processes {
+        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+        for e in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = e.file_name();
+            let Some(p) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Ok(stat) = std::fs::read_to_string(e.path().join("stat")) else { continue };
+            let parent =
+                stat.rfind(')').and_then(|n| stat[n + 2..].split(' ').nth(1)?.parse().ok());
+            if let Some(parent) = parent {
+                children.entry(parent).or_default().push(p);
+            }
         }
-        at += 1;
+        Processes(children)
     }
-    out
+
+    /// Those of an instance: the kernel process and everything below it.
+    pub fn of(&self, pid: i32) -> Vec<i32> {
+        let mut out = vec![pid];
+        let mut at = 0;
+        while at < out.len() {
+            if let Some(c) = self.0.get(&out[at]) {
+                out.extend(c);
+            }
+            at += 1;
+        }
+        out
+    }
 }
 
 /// Resident bytes (proportional where the host tells) and CPU seconds of processes.

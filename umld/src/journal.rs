@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Sends a message when this process runs under systemd; priority as in syslog(3).
-pub fn send(name: &str, priority: u8, text: &str) {
+/// Sends a message when this process runs under systemd; priority as in syslog(3). Whether it was taken.
+pub fn send(name: &str, priority: u8, text: &str) -> bool {
     static STREAM: OnceLock<Option<UnixDatagram>> = OnceLock::new();
     let open = || {
         std::env::var_os("JOURNAL_STREAM")?;
@@ -14,7 +14,7 @@ pub fn send(name: &str, priority: u8, text: &str) {
         s.connect(SOCKET).ok()?;
         Some(s)
     };
-    let Some(s) = STREAM.get_or_init(open) else { return };
+    let Some(s) = STREAM.get_or_init(open) else { return false };
     // Newlines would need the protocol's binary form; messages here are lines.
     let line = |t: &str| t.replace('\n', " ");
     let message = format!(
@@ -23,5 +23,5 @@ pub fn send(name: &str, priority: u8, text: &str) {
         line(name)
     );
     // The journal may be down; the holder's own log has the message too.
-    let _ = s.send(message.as_bytes());
+    s.send(message.as_bytes()).is_ok()
 }

@@ -17,7 +17,11 @@ fn main() -> ExitCode {
     }
     let name = args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
     match name {
-        Some("linux") => uml_kernel::main(args.into_iter()),
+        Some("linux") => {
+            // The program's file has another name, and who ends all of that name does not mean the machines.
+            let _ = nix::sys::prctl::set_name(c"linux");
+            uml_kernel::main(args.into_iter())
+        }
         // systemd calls generators with up to three directories and by their own name.
         Some("umld-generator") => {
             ExitCode::from(umld::cmd::dispatch(umld::cli::Command::Generator {

@@ -33,6 +33,29 @@ impl Store {
         Ok(Store { uml, base })
     }
 
+    /// That below another directory than `~/.uml`.
+    #[cfg(test)]
+    pub fn at(home: &Path) -> Store {
+        use uml_formats::umid::UmlDir;
+        let uml = UmlDir::resolve(Some(home.as_os_str()), None);
+        let uml = uml.unwrap_or_else(|e| panic!("{e}"));
+        let base = uml.path().join(".umld");
+        Store { uml, base }
+    }
+
+    /// Makes the directory. `~/.uml` is made with the usual permissions, what is ours is private.
+    pub fn create(&self) -> Result {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::create_dir_all(self.uml.path()).at("cannot make", self.uml.path())?;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&self.base);
+        match made {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Failure::io("cannot make", &self.base, &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The directory of an instance, existing or not.
     pub fn dir(&self, name: &str) -> Dir {
         Dir { name: name.to_owned(), path: self.base.join(name) }
@@ -65,6 +88,11 @@ impl Store {
     /// Control socket of the daemon.
     pub fn control(&self) -> PathBuf {
         self.base.join(".control")
+    }
+
+    /// Where holders send descriptors for the daemon to keep.
+    pub fn keep(&self) -> PathBuf {
+        self.base.join(".keep")
     }
 
     /// Appends an event.
@@ -346,6 +374,17 @@ impl LogFile {
             File::options().append(true).create(true).open(&path).at("cannot open", &path)?;
         let len = file.metadata().map_or(0, |m| m.len());
         Ok(LogFile { path, file, len, max })
+    }
+
+    /// Its last bytes.
+    pub fn last(&self, most: usize) -> Vec<u8> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut bytes = Vec::new();
+        let read = File::open(&self.path).and_then(|mut f| {
+            f.seek(SeekFrom::Start(self.len.saturating_sub(most as u64)))?;
+            f.take(most as u64).read_to_end(&mut bytes)
+        });
+        read.map_or(Vec::new(), |_| bytes)
     }
 
     /// Appends; what cannot be written is lost, because nothing must stop the console.

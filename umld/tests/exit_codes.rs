@@ -26,6 +26,75 @@ fn statuses_that_need_no_guest() {
     }
 }
 
+/// Each status of the table that a running guest is needed for, in one place.
+#[test]
+fn statuses_of_machines_that_run() {
+    let w = World::new();
+    w.machine("m", "exec sleep 1000", "");
+    assert_eq!(w.run(&["start", "m.toml"]).status, 0);
+    assert!(w.run(&["start", "m.toml"]).fails(5).contains("running already"));
+    assert!(w.run(&["rm", "m"]).fails(5).contains("running"));
+    assert!(w.run(&["console", "m", "con9"]).fails(1).contains("con9"));
+    let late = w.run(&["start", "slow.toml"]);
+    assert!(late.fails(78).contains("slow.toml"));
+    w.machine("slow", "exec sleep 1000", "");
+    let late = w.run(&["start", "slow.toml", "--wait=login", "--timeout", "1s"]).fails(75);
+    assert!(late.contains("\"login\" did not happen within 1 s"), "{late}");
+    // Of the guest's command, of one that cannot be executed, of none.
+    for (command, status) in [
+        (&["sh", "-c", "exit 7"][..], 7),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+        (&["/etc/passwd"], 126),
+        (&["/no/such"], 127),
+    ] {
+        let exec = [&["exec", "m", "--"], command].concat();
+        assert_eq!(w.run(&exec).status, status, "{exec:?}");
+        let run = [&["run", "--net", "none", "--mem", "64M", "--"], command].concat();
+        assert_eq!(w.run(&run).status, status, "{run:?}");
+    }
+    let elsewhere = w.path("");
+    let run = ["run", "--net", "none", "--root", elsewhere.to_str().unwrap(), "--", "true"];
+    assert!(w.run(&run).fails(125).contains("not below the root"));
+    w.write(
+        "p.toml",
+        "[vm]\nmem = \"64M\"\n[boot]\nroot = \"/\"\noverlay = true\ninit = \"/no/such/init\"\n",
+    );
+    assert!(w.run(&["start", "p.toml"]).fails(70).contains("kernel panic"));
+    w.write("numa.toml", "[boot]\nroot = \"host\"\n[resources]\nnuma = 999\n");
+    assert!(w.run(&["start", "numa.toml"]).fails(69).contains("no NUMA node 999"));
+    w.run(&["stop", "m"]).ok();
+    w.run(&["stop", "m"]).fails(3);
+    w.run(&["pause", "m"]).fails(3);
+}
+
+/// What goes wrong below a command is seen above it.
+#[test]
+fn nothing_is_swallowed() {
+    let w = World::new();
+    // A kernel that says on its standard error why it does not start.
+    let program = w.write("kernel", "#!/bin/sh\necho the flux is out of order >&2\nexit 9\n");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    w.write("k.toml", "[vm]\nkernel = \"kernel\"\n[boot]\nroot = \"/\"\n");
+    let err = w.run(&["start", "k.toml"]).fails(1);
+    assert!(err.contains("status 9") && err.contains("the flux is out of order"), "{err}");
+    assert!(w.run(&["logs", "--kernel", "k"]).ok().contains("the flux is out of order"));
+    // Names whose sockets another kernel could not bind are refused before it is started.
+    let name = "n".repeat(60);
+    let home = w.path(&"d".repeat(60));
+    std::fs::create_dir(&home).unwrap();
+    std::fs::copy(w.path("k.toml"), w.path(&format!("{name}.toml"))).unwrap();
+    let done: common::Done = w
+        .umld()
+        .env("HOME", &home)
+        .args(["start", &format!("{name}.toml")])
+        .output()
+        .unwrap()
+        .into();
+    let err = done.fails(69);
+    assert!(err.contains("longer than the 107 bytes"), "{err}");
+}
+
 #[test]
 fn a_reboot_ends_a_machine_without_a_file() {
     let w = World::new();

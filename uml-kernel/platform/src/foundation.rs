@@ -7,7 +7,7 @@ use uml_abi::{Result, errno};
 
 use crate::api::Limits;
 use crate::pool::PanicHook;
-use crate::region::{HostVdso, Region, host_maps};
+use crate::region::{HostVdso, Region, host_maps, user_end};
 use crate::seccomp::frame::Xstate;
 use crate::sys;
 use crate::zygote::{Hold, Zygote};
@@ -42,7 +42,7 @@ impl Foundation {
     ) -> Result<(Foundation, ReaperStart)> {
         sys::install_wake_handler()?;
         let maps = host_maps()?;
-        let region = Region::choose(&maps, uml_stub::code().len())?;
+        let region = Region::choose(&maps, uml_stub::code().len(), user_end(sys::mappable))?;
         let vdso = HostVdso::find(&maps);
         let hold = hold(&region)?;
         let (made, zygote) = mpsc::channel();

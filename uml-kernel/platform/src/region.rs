@@ -38,10 +38,28 @@ fn parse_map(line: &str) -> Option<HostMap> {
     Some(HostMap { range, name: words.nth(4).unwrap_or("").to_owned() })
 }
 
+/// Where the addresses that this process may map end: [`TASK_END`], or lower where the host is a kernel
+/// as this one, whose own stub is above. `mappable` says it of one page.
+pub fn user_end(mappable: impl Fn(u64) -> bool) -> u64 {
+    const PAGE: u64 = 4096;
+    if mappable(TASK_END - PAGE) {
+        return TASK_END;
+    }
+    // Everything below the first page that is refused can be mapped.
+    let (mut good, mut bad) = (0, TASK_END / PAGE - 1);
+    while good + 1 < bad {
+        let middle = good.midpoint(bad);
+        if mappable(middle * PAGE) { good = middle } else { bad = middle }
+    }
+    bad * PAGE
+}
+
 /// The stub's region and its parts, as guest addresses.
 #[derive(Clone, Debug)]
 pub struct Region {
     pub base: u64,
+    /// Where the addresses that can be mapped end: nothing above needs to be unmapped, or can be.
+    pub top: u64,
     /// Stub code.
     pub code: Range<u64>,
     /// The filter program, after the code.
@@ -55,11 +73,11 @@ pub struct Region {
 }
 
 impl Region {
-    /// Chooses the highest place that is free in this process, from which the zygote is
-    /// copied. The main thread's stack counts as `[stack]` plus room to grow.
-    pub fn choose(maps: &[HostMap], code_len: usize) -> Result<Region> {
+    /// Chooses the highest place below `end` that is free in this process, from which the zygote
+    /// is copied. The main thread's stack counts as `[stack]` plus room to grow.
+    pub fn choose(maps: &[HostMap], code_len: usize, end: u64) -> Result<Region> {
         let grow = 16 << 20;
-        let mut base = (TASK_END - SIZE) & !(ALIGN - 1);
+        let mut base = end.checked_sub(SIZE).ok_or(errno::ENOMEM)? & !(ALIGN - 1);
         loop {
             let want = base..base + SIZE;
             let hit = maps.iter().find(|m| {
@@ -80,6 +98,7 @@ impl Region {
         let code_len = code_len.next_multiple_of(4096) as u64;
         Ok(Region {
             base,
+            top: end,
             code: base..base + code_len,
             data: base + code_len,
             control: base + CONTROL_OFF,
@@ -156,20 +175,31 @@ mod tests {
 
     #[test]
     fn region_avoids_what_is_there() {
-        let r = Region::choose(&[], 1000).unwrap();
+        let r = Region::choose(&[], 1000, TASK_END).unwrap();
         assert!(r.end() <= TASK_END);
         let maps = [
             map(0x7fff_ffd0_0000, 0x7fff_ffe0_0000, "[stack]"),
             map(0x7fff_a000_0000, 0x7fff_a000_1000, ""),
             map(0x7fff_5000_0000, 0x7fff_5000_1000, ""),
         ];
-        let r = Region::choose(&maps, 1000).unwrap();
+        let r = Region::choose(&maps, 1000, TASK_END).unwrap();
         for m in &maps {
             assert!(m.range.end <= r.base || m.range.start >= r.end(), "{m:?} {r:?}");
         }
         assert_eq!(r.base % ALIGN, 0);
         assert_eq!(r.slots % uml_stub::slot::SIZE as u64, 0);
-        assert!(Region::choose(&[map(0x1000, TASK_END, "")], 1000).is_err());
+        assert!(Region::choose(&[map(0x1000, TASK_END, "")], 1000, TASK_END).is_err());
+    }
+
+    #[test]
+    fn region_is_below_the_end_that_the_host_gives() {
+        assert_eq!(user_end(|_| true), TASK_END);
+        // As in a guest of this kernel: the outer stub has the top.
+        let outer = Region::choose(&[], 1000, TASK_END).unwrap().base;
+        assert_eq!(user_end(|at| at < outer), outer);
+        let inner = Region::choose(&[], 1000, outer).unwrap();
+        assert!(inner.end() <= outer && inner.top == outer);
+        assert!(Region::choose(&[], 1000, SIZE - 1).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-use uml_abi::{Errno, Result};
+use uml_abi::{Errno, Result, errno};
 
 /// The calling thread's errno as an [`Errno`].
 pub fn last_errno() -> Errno {
@@ -90,6 +90,20 @@ impl Drop for Mapping {
         // a pointer into it once its owner is gone.
         unsafe { libc::munmap(self.ptr.cast(), self.len) };
     }
+}
+
+/// Whether the host lets this process have a mapping at `addr`, or it has one there.
+pub fn mappable(addr: u64) -> bool {
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a mapping without access that replaces nothing.
+    let at = unsafe { libc::mmap(addr as *mut _, 4096, libc::PROT_NONE, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return last_errno() != errno::ENOMEM;
+    }
+    // SAFETY: the mapping was just made, and nobody knows of it.
+    unsafe { libc::munmap(at, 4096) };
+    true
 }
 
 /// Waits until the 32-bit word at `word` differs from `seen` (shared futex). Spurious

@@ -420,8 +420,7 @@ unsafe fn become_zygote(p: &Plan) -> ! {
         let put = |off: usize, v: u64| ctl.add(off).cast::<u64>().write_volatile(v);
         put(control::SELF_ADDR, p.region.control);
         put(control::SELF_LEN, 4096);
-        let end = 0x7fff_ffff_f000u64;
-        let top = (p.region.end(), end - p.region.end());
+        let top = (p.region.end(), p.region.top - p.region.end());
         let kept = (p.vdso.start(), p.vdso.end());
         let low = if moved || kept.0 == 0 {
             [(0, p.region.base), (0, 0)]

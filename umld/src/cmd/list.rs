@@ -2,13 +2,15 @@
 
 use crate::cli::Listing;
 use crate::cmd::{print, span, table};
+use crate::daemon::demand;
 use crate::failure::{Failure, Result};
 use crate::instance;
 use crate::state::Store;
 
 /// Prints them.
 pub fn run(a: &Listing) -> Result<u8> {
-    let mut list = instance::all(&Store::open()?)?;
+    let store = Store::open()?;
+    let mut list = demand::heal_all(&store, instance::all(&store)?);
     if a.running {
         list.retain(|i| i.pid.is_some());
     }

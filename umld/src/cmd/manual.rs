@@ -55,7 +55,9 @@ pub fn umld() -> String {
     let _ = writeln!(w, ".SH SYNOPSIS\n.B umld\n.I COMMAND\n[\\fIOPTIONS\\fR] [\\fIARGUMENTS\\fR]");
     let about = "A machine is a Linux kernel that is an ordinary process: no root, no KVM. It is described by a vm.toml(5), started \
         with `umld start`, and known by its name (its umid) from then on. A small process, the holder, keeps each machine: its consoles, \
-        its logs, its restarts. Commands, and the daemon, may come and go.\n\nMachines that were started by hand (linux umid=...), by this kernel \
+        its logs, its restarts. Commands, and the daemon, may come and go. The first command that starts a machine starts \
+        the daemon, which takes over machines whose holder was killed, with their consoles, and ends when nothing has been up for half a minute; \
+        systemd's umld.socket comes first where it is there. `umld daemon` runs one that stays, and starts what has autostart.\n\nMachines that were started by hand (linux umid=...), by this kernel \
         or the stock one, appear in the list and obey the commands that need nothing but their management console.";
     let _ = writeln!(w, ".SH DESCRIPTION\n{}", described(&about.replace("\n\n", "\n.PP\n")));
     let cli = Cli::command();
@@ -90,6 +92,10 @@ pub fn umld() -> String {
             "~/.uml/.umld/.control",
             "the daemon's socket; org.usermodelinux.Machines for varlinkctl(1)",
         ),
+        (
+            "~/.uml/.umld/.keep, .daemon.log, .daemon.lock",
+            "of the daemon: where holders give it their consoles to keep, what it says, its pid",
+        ),
         ("~/.uml/.umld/.images/", "images made by umld image"),
         (
             "/etc/uml/*.toml, ~/.config/uml/*.toml",
@@ -97,6 +103,22 @@ pub fn umld() -> String {
         ),
     ] {
         let _ = writeln!(w, ".TP\n.I {}\n{}", roff(path), roff(what));
+    }
+    let _ = writeln!(w, ".SH ENVIRONMENT");
+    for (name, what) in [
+        ("HOME", "everything is below ~/.uml"),
+        ("UMLD_DAEMON", "no: commands do not start the daemon"),
+        (
+            "TMPDIR",
+            "where stock kernels keep the guest's memory; see resources.tmpdir in vm.toml(5)",
+        ),
+        (
+            "XDG_RUNTIME_DIR",
+            "umld.sock in it, or in /run for root, is systemd's socket of the daemon",
+        ),
+        ("XDG_CONFIG_HOME", "uml/ in it has the user's machines for the systemd generator"),
+    ] {
+        let _ = writeln!(w, ".TP\n.B {name}\n{}", roff(what));
     }
     let _ = writeln!(w, ".SH SIGNALS");
     let signals = "The daemon ends on SIGTERM and leaves instances running; on SIGPWR it stops them first. A holder (`umld start --foreground`) stops its \

@@ -14,11 +14,12 @@ pub fn run() -> Result<u8> {
 /// The text of all instances.
 pub fn text(list: &[Instance]) -> String {
     let mut out = String::new();
+    let processes = instance::Processes::now();
     let used: Vec<(u64, f64, usize)> = list
         .iter()
         .map(|i| match i.pid {
             Some(pid) => {
-                let pids = instance::processes(pid);
+                let pids = processes.of(pid);
                 let (m, c) = instance::usage(&pids);
                 (m, c, pids.len())
             }

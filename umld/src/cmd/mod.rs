@@ -77,7 +77,9 @@ pub fn dispatch(command: Command) -> u8 {
         Command::Down(a) => crate::fleet::down(&a),
         Command::Daemon(a) => crate::daemon::run(&a),
         Command::Manual { page } => manual::run(&page),
-        Command::Holder { name, adopt } => return crate::holder::main(&name, adopt),
+        Command::Holder { name, adopt, kept, foreground } => {
+            return crate::holder::main(&name, adopt, kept, foreground);
+        }
         Command::Generator { dirs } => crate::fleet::generator::run(&dirs),
     };
     match result {

@@ -89,6 +89,7 @@ pub fn start(store: &Store, name: &str, wait: Option<Wait>, timeout: Option<Dura
     let loaded = spec::load(&store.dir(name).spec())?;
     let (own_wait, own_timeout) = loaded.vm.boot.wait();
     holder::spawn(store, name, None)?;
+    crate::daemon::demand::ensure(store);
     wait_for(store, name, wait.unwrap_or(own_wait), timeout.unwrap_or(own_timeout))
 }
 
@@ -177,6 +178,6 @@ fn foreground(store: &Store, what: &Path) -> Result<u8> {
     let name = define(store, what)?;
     let exe = std::env::current_exe()
         .map_err(|e| Failure::other(format!("cannot find this program's own file: {e}")))?;
-    let e = std::process::Command::new(exe).arg("holder").arg(&name).exec();
+    let e = std::process::Command::new(exe).args(["holder", "--foreground", &name]).exec();
     Err(Failure::other(format!("cannot become the holder: {e}")))
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::StatusArgs;
 use crate::cmd::{print, span};
 use crate::failure::{Result, code};
-use crate::instance::{self, Instance};
+use crate::instance::{self, Instance, Processes};
 use crate::spec::values::human;
 use crate::state::{State, Store, now};
 
@@ -16,7 +16,7 @@ pub fn run(a: &StatusArgs) -> Result<u8> {
     }
     let store = Store::open()?;
     let list = if a.names.is_empty() {
-        instance::all(&store)?
+        crate::daemon::demand::heal_all(&store, instance::all(&store)?)
     } else {
         a.names.iter().map(|n| instance::find(&store, n)).collect::<Result<Vec<_>>>()?
     };
@@ -37,12 +37,12 @@ pub fn exit_status(i: &Instance) -> u8 {
 }
 
 /// Everything about an instance. The field names are stable.
-pub fn json_of(i: &Instance) -> Value {
+pub fn json_of(i: &Instance, processes: &Processes) -> Value {
     let mut v = json!(i.status);
     if let (Value::Object(all), Value::Object(more)) = (&mut v, json!(i)) {
         all.extend(more);
         if let Some(pid) = i.pid {
-            let (memory, cpu) = instance::usage(&instance::processes(pid));
+            let (memory, cpu) = instance::usage(&processes.of(pid));
             all.insert("memory".into(), json!(memory));
             all.insert("cpu_seconds".into(), json!(cpu));
         }
@@ -53,8 +53,9 @@ pub fn json_of(i: &Instance) -> Value {
 
 /// Prints instances.
 pub fn show(list: &[Instance], as_json: bool, quiet: bool) -> Result<u8> {
+    let processes = Processes::now();
     if as_json {
-        let all: Vec<Value> = list.iter().map(json_of).collect();
+        let all: Vec<Value> = list.iter().map(|i| json_of(i, &processes)).collect();
         return print(&format!("{}\n", serde_json::to_string_pretty(&all).unwrap_or_default()));
     }
     if quiet {
@@ -72,7 +73,7 @@ pub fn show(list: &[Instance], as_json: bool, quiet: bool) -> Result<u8> {
         );
         let mut line = |k: &str, v: String| text += &format!("  {k:<10} {v}\n");
         if let Some(pid) = i.pid {
-            let all = instance::processes(pid);
+            let all = processes.of(pid);
             let (memory, cpu) = instance::usage(&all);
             line("pid", format!("{pid} and {} processes", all.len() - 1));
             line("up", i.uptime.map_or("?".into(), span));

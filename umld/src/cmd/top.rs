@@ -22,9 +22,10 @@ pub fn run(a: &Top) -> Result<u8> {
     while left > 0 {
         let mut rows = Vec::new();
         let mut all = Vec::new();
+        let processes = instance::Processes::now();
         for i in instance::all(&store)? {
             let Some(pid) = i.pid else { continue };
-            let pids = instance::processes(pid);
+            let pids = processes.of(pid);
             let (memory, cpu) = instance::usage(&pids);
             let now = Instant::now();
             // The first round has only the mean since the start.

@@ -1,20 +1,28 @@
-//! The daemon: starts what has `autostart`, in order; takes over instances whose holder was killed; answers on a control
-//! socket ([`varlink`]); stops everything on SIGPWR. Instances do not need it: each has its holder, so SIGTERM or a crash
+//! The daemon: starts what has `autostart`, in order; takes over instances whose holder was killed ([`holders`]), with their
+//! consoles ([`keep`]); answers on a control socket ([`varlink`]); stops everything on SIGPWR. The first command that
+//! starts an instance starts it ([`demand`]). Instances do not need it: each has its holder, so SIGTERM or a crash
 //! of the daemon leaves them running, and the next daemon finds them by their files.
 //!
 //! One thread waits for signals, callers, events and holders; each caller has a thread of its own. It wakes up only when
 //! something happens, or for systemd's watchdog.
 
+pub mod demand;
+pub mod holders;
+pub mod keep;
 pub mod varlink;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use uml_formats::unix_path::SocketPath;
@@ -22,18 +30,26 @@ use uml_formats::unix_path::SocketPath;
 use crate::cli::{self, ProgressWhen};
 use crate::cmd::start;
 use crate::failure::{Context, Failure, Result, code};
-use crate::fleet::{default_jobs, stop_if_up, work};
+use crate::fleet::{default_jobs, generator, stop_if_up, work};
 use crate::notify::{Supervisor, watchdog_interval};
 use crate::process::Process;
 use crate::state::Store;
-use crate::{holder, instance, notify, spec};
+use crate::{instance, notify, spec};
+use holders::Holders;
+
+/// How long an on-demand daemon stays when nothing is up.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Runs until a signal.
 pub fn run(a: &cli::Daemon) -> Result<u8> {
     let store = Store::open()?;
-    std::fs::create_dir_all(&store.base).at("cannot make", &store.base)?;
-    let _lock = lock(&store)?;
+    store.create()?;
+    let mut held = Some(lock(&store, a.on_demand)?);
     let signals = signals()?;
+    // Every holder has some descriptors here. What the user allows is enough, or some are not kept.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     let listener = listener(&store)?;
     listener.set_nonblocking(true).at("cannot use", &store.control())?;
     let events = store.events();
@@ -44,39 +60,108 @@ pub fn run(a: &cli::Daemon) -> Result<u8> {
         .add_watch(&store.base, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO)
         .map_err(failed)?;
     let supervisor = Supervisor::from_environment();
-    let mut holders = Holders::default();
-    holders.look(&store);
-    if !a.no_autostart {
-        let store = store.clone();
-        std::thread::spawn(move || autostart(&store));
+    let holders = Holders::new(&store, keep::Keeper::new(&store)?);
+    let mut daemon = Daemon { store, signals, listener, watch, holders, on_demand: a.on_demand };
+    if a.on_demand {
+        daemon.detach();
+    } else if !a.no_autostart {
+        let store = daemon.store.clone();
+        let by_unit = supervisor.is_some();
+        std::thread::spawn(move || autostart(&store, by_unit));
     }
     if let Some(s) = &supervisor {
         s.send("READY=1\nSTATUS=serving");
     }
-    eprintln!("umld: serving on {}", store.control().display());
-    let end = serve(&store, &signals, &listener, &watch, &mut holders, supervisor.as_ref())?;
+    eprintln!("umld: serving on {}", daemon.store.control().display());
+    let end = loop {
+        match daemon.serve(supervisor.as_ref())? {
+            Some(s) => break s,
+            None => {
+                // A command that starts an instance now finds either no lock, or us looking once more.
+                drop(held.take());
+                daemon.holders.look_at_all(&daemon.store);
+                if daemon.holders.is_empty() {
+                    eprintln!("umld: nothing is up");
+                    // What others bind meanwhile is theirs.
+                    return Ok(0);
+                }
+                match lock(&daemon.store, true) {
+                    Ok(l) => held = Some(l),
+                    Err(_) => return Ok(0),
+                }
+            }
+        }
+    };
     if let Some(s) = &supervisor {
         s.send("STOPPING=1");
     }
+    let stopped = if end == Signal::SIGPWR { stop_all(&daemon.store)? } else { 0 };
     if notify::listen_fds() == 0 {
-        let _ = std::fs::remove_file(store.control());
+        let _ = std::fs::remove_file(daemon.store.control());
     }
-    Ok(if end == Signal::SIGPWR { stop_all(&store)? } else { 0 })
+    let _ = std::fs::remove_file(daemon.store.keep());
+    drop(held);
+    Ok(stopped)
 }
 
-fn lock(store: &Store) -> Result<Flock<File>> {
-    let path = store.base.join(".daemon.lock");
-    let file = File::options()
+fn lock_file(store: &Store) -> PathBuf {
+    store.base.join(".daemon.lock")
+}
+
+/// Whether a daemon of this user runs.
+pub fn is_running(store: &Store) -> bool {
+    let Ok(file) = File::open(lock_file(store)) else { return false };
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+}
+
+/// How long the daemon that a command started may take to make way.
+const MAKE_WAY: Duration = Duration::from_secs(5);
+/// How long to try for the lock: whoever looks whether it is held has it for an instant.
+const TRY: Duration = Duration::from_millis(500);
+/// The same for a daemon that is not needed when there is one.
+const TRY_ON_DEMAND: Duration = Duration::from_millis(50);
+
+/// Takes the daemon's lock and says in it who has it. One that was started on demand makes way for one that was not.
+fn lock(store: &Store, on_demand: bool) -> Result<Flock<File>> {
+    let path = lock_file(store);
+    let mut file = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .open(&path)
         .at("cannot open", &path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-        nix::errno::Errno::EWOULDBLOCK => Failure::new(code::BUSY, "the daemon runs already"),
-        e => Failure::io("cannot lock", &path, &e.into()),
-    })
+    let mut deadline = Instant::now() + if on_demand { TRY_ON_DEMAND } else { TRY };
+    let mut asked = false;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let text = format!(
+                    "{}{}\n",
+                    std::process::id(),
+                    if on_demand { " on-demand" } else { "" }
+                );
+                lock.set_len(0)
+                    .and_then(|()| lock.write_all(text.as_bytes()))
+                    .at("cannot write", &path)?;
+                return Ok(lock);
+            }
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
+            Err((_, e)) => return Err(Failure::io("cannot lock", &path, &e.into())),
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(code::BUSY, "the daemon runs already"));
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let other = text.trim().strip_suffix(" on-demand").filter(|_| !on_demand && !asked);
+        if let Some(Ok(p)) = other.and_then(|p| p.parse().ok()).map(Process::open) {
+            let _ = p.signal(rustix::process::Signal::TERM);
+            p.wait(MAKE_WAY);
+            asked = true;
+            deadline = Instant::now() + TRY;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn signals() -> Result<SignalFd> {
@@ -103,113 +188,100 @@ fn listener(store: &Store) -> Result<UnixListener> {
     UnixListener::bind(short.as_path()).at("cannot bind", &path)
 }
 
-fn serve(
-    store: &Store,
-    signals: &SignalFd,
-    listener: &UnixListener,
-    watch: &Inotify,
-    holders: &mut Holders,
-    supervisor: Option<&Supervisor>,
-) -> Result<Signal> {
-    let interval = watchdog_interval();
-    let timeout = interval.map_or(PollTimeout::NONE, |i| {
-        PollTimeout::try_from(i.as_millis().clamp(1, 1 << 30)).unwrap_or(PollTimeout::MAX)
-    });
-    loop {
-        if let (Some(s), Some(_)) = (supervisor, interval) {
-            s.send("WATCHDOG=1");
-        }
-        let mut fds = vec![
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(holders.known.values().map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(Failure::other(format!("poll: {e}"))),
-        }
-        let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
-        drop(fds);
-        if ready[0] {
-            while let Ok(Some(s)) = signals.read_signal() {
-                match Signal::try_from(s.ssi_signo as i32) {
-                    Ok(Signal::SIGHUP) | Err(_) => {}
-                    Ok(s) => return Ok(s),
-                }
-            }
-        }
-        if ready[1] {
-            while let Ok((stream, _)) = listener.accept() {
-                varlink::admit(store, stream);
-            }
-        }
-        let mut look = ready[3..].iter().any(|r| *r);
-        if ready[2] {
-            while watch.read_events().is_ok() {}
-            look = true;
-        }
-        if look {
-            holders.look(store);
+/// A daemon at work.
+struct Daemon {
+    store: Store,
+    signals: SignalFd,
+    listener: UnixListener,
+    watch: Inotify,
+    holders: Holders,
+    on_demand: bool,
+}
+
+impl Daemon {
+    /// Leaves the terminal, and tells the command that started us that all is taken over.
+    fn detach(&self) {
+        let _ = nix::unistd::setsid();
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "ready").and_then(|()| out.flush());
+        // It waits for the end of this pipe.
+        if let Ok(null) = File::options().write(true).open("/dev/null") {
+            let _ = nix::unistd::dup2_stdout(&null);
         }
     }
-}
 
-/// The holders that live, by instance.
-#[derive(Default)]
-struct Holders {
-    known: BTreeMap<String, Process>,
-    /// Instances that could not be taken over: told once.
-    given_up: BTreeSet<(String, i32)>,
-}
+    /// How long to wait for something to happen. None: for ever.
+    fn patience(&self, watchdog: Option<Duration>) -> Option<Duration> {
+        let idle = self.on_demand && self.holders.is_empty() && varlink::callers() == 0;
+        [watchdog, idle.then_some(LINGER)].into_iter().flatten().min()
+    }
 
-impl Holders {
-    /// Finds new holders, and takes over the instances of those that were killed.
-    fn look(&mut self, store: &Store) {
-        let list = match instance::all(store) {
-            Ok(l) => l,
-            Err(e) => return eprintln!("umld: {e}"),
-        };
-        self.known.retain(|n, p| {
-            let now = list.iter().find(|i| i.name == *n).and_then(|i| i.status.holder);
-            now == Some(p.pid) && !p.wait(std::time::Duration::ZERO)
-        });
-        for i in list.iter().filter(|i| i.managed) {
-            match (i.status.holder, i.pid) {
-                (Some(h), _) if i.status.state.is_up() => {
-                    if !self.known.contains_key(&i.name)
-                        && let Ok(p) = Process::open(h)
-                    {
-                        self.known.insert(i.name.clone(), p);
+    /// Serves until a signal, or, on demand, until nothing has been up for a while.
+    fn serve(&mut self, supervisor: Option<&Supervisor>) -> Result<Option<Signal>> {
+        let interval = watchdog_interval().filter(|_| supervisor.is_some());
+        loop {
+            if let (Some(s), Some(_)) = (supervisor, interval) {
+                s.send("WATCHDOG=1");
+            }
+            let timeout = self.patience(interval).map_or(PollTimeout::NONE, |i| {
+                PollTimeout::try_from(i.as_millis().clamp(1, 1 << 30)).unwrap_or(PollTimeout::MAX)
+            });
+            let input = PollFlags::POLLIN;
+            let mut fds = vec![
+                PollFd::new(self.signals.as_fd(), input),
+                PollFd::new(self.listener.as_fd(), input),
+                PollFd::new(self.watch.as_fd(), input),
+                PollFd::new(self.holders.keeper.as_fd(), input),
+            ];
+            fds.extend(self.holders.processes().map(|p| PollFd::new(p, input)));
+            let quiet = match poll(&mut fds, timeout) {
+                Ok(n) => n == 0,
+                Err(nix::errno::Errno::EINTR) => false,
+                Err(e) => return Err(Failure::other(format!("poll: {e}"))),
+            };
+            let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
+            drop(fds);
+            if quiet && interval.is_none() {
+                return Ok(None);
+            }
+            if ready[0] {
+                while let Ok(Some(s)) = self.signals.read_signal() {
+                    match Signal::try_from(s.ssi_signo as i32) {
+                        Ok(Signal::SIGHUP) | Err(_) => {}
+                        Ok(s) => return Ok(Some(s)),
                     }
                 }
-                (None, Some(pid)) if i.status.state.is_up() => {
-                    let key = (i.name.clone(), pid);
-                    if self.given_up.contains(&key) {
-                        continue;
-                    }
-                    match holder::spawn(store, &i.name, Some(pid)) {
-                        Ok(()) => eprintln!("umld: took over \"{}\", kernel pid {pid}", i.name),
-                        Err(e) => {
-                            eprintln!("umld: cannot take over \"{}\": {e}", i.name);
-                            self.given_up.insert(key);
-                        }
-                    }
+            }
+            if ready[1] {
+                while let Ok((stream, _)) = self.listener.accept() {
+                    varlink::admit(&self.store, stream);
                 }
-                _ => {}
+            }
+            if ready[3] {
+                self.holders.keeper.take_in();
+            }
+            let ended: Vec<usize> = (0..ready.len() - 4).filter(|k| ready[k + 4]).collect();
+            self.holders.look_at_ended(&self.store, &ended);
+            if ready[2] {
+                while self.watch.read_events().is_ok() {}
+                self.holders.look_at_news(&self.store);
             }
         }
     }
 }
 
-/// Starts what has `autostart`, in the order of `after`.
-fn autostart(store: &Store) {
+/// Starts what has `autostart`, in the order of `after`. Under a service manager (`by_unit`) the generator's units start
+/// what is in its directories.
+fn autostart(store: &Store, by_unit: bool) {
+    let generated = if by_unit { generator::directories() } else { Vec::new() };
     let mut tasks = Vec::new();
     for name in store.names().unwrap_or_default() {
         let Ok((_, vm)) = spec::load::read::<spec::VmFile>(&store.dir(&name).spec()) else {
             continue;
         };
-        if vm.service.autostart == Some(true) {
+        let source = std::fs::read_to_string(store.dir(&name).source()).unwrap_or_default();
+        let has_unit = Path::new(&source).parent().is_some_and(|d| generated.contains(&d.into()));
+        if vm.service.autostart == Some(true) && !has_unit {
             tasks.push(work::Task { name, after: vm.service.after.into_iter().collect() });
         }
     }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -64,6 +65,29 @@ error ExpectedMore ()
 /// How long a caller may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+static CALLERS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many are connected.
+pub fn callers() -> usize {
+    CALLERS.load(Ordering::Relaxed)
+}
+
+/// Counts a caller as long as it lives.
+struct Present;
+
+impl Present {
+    fn new() -> Present {
+        CALLERS.fetch_add(1, Ordering::Relaxed);
+        Present
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        CALLERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves a caller in a thread of its own.
 pub fn admit(store: &Store, stream: UnixStream) {
     let me = nix::unistd::geteuid().as_raw();
@@ -71,7 +95,9 @@ pub fn admit(store: &Store, stream: UnixStream) {
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_write_timeout(Some(PATIENCE));
     let store = store.clone();
+    let present = Present::new();
     let served = std::thread::Builder::new().name("caller".into()).spawn(move || {
+        let _present = present;
         let mut c = Connection::new(stream);
         while let Ok(call) = c.receive::<Call>() {
             let reply = if allowed {
@@ -164,7 +190,7 @@ fn machines(store: &Store, method: &str, p: &Map<String, Value>) -> Option<Resul
         "List" => instance::all(store).map(|l| json!({"machines": l})),
         "Status" => text("name")
             .and_then(|n| instance::find(store, &n))
-            .map(|i| json!({"machine": status::json_of(&i)})),
+            .map(|i| json!({"machine": status::json_of(&i, &instance::Processes::now())})),
         "Start" => text("what").and_then(|w| begin(&w)),
         "Stop" => text("name").and_then(|n| stop(&n, now)).map(|how| json!({"how": how})),
         "Restart" => text("name").and_then(|n| {

@@ -7,17 +7,29 @@ use crate::failure::{Context, Result};
 use crate::spec::check::cpu_share;
 use crate::spec::{self, VmFile};
 
+/// That of the system, which tests move elsewhere.
+fn system() -> PathBuf {
+    std::env::var_os("UMLD_ETC").map_or("/etc/uml".into(), PathBuf::from)
+}
+
+/// That of the user.
+fn user() -> Option<PathBuf> {
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
+    Some(config.or_else(home)?.join("uml"))
+}
+
+/// Where the files are that units are made of.
+pub fn directories() -> Vec<PathBuf> {
+    user().into_iter().chain([system()]).collect()
+}
+
 /// Called with the directories for units of normal, early and late priority.
 pub fn run(dirs: &[PathBuf]) -> Result<u8> {
     let Some(out) = dirs.first() else { return Ok(0) };
     // A user's manager passes directories below its own run directory.
-    let user = std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|d| out.starts_with(d));
-    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = config.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
-    let dir = match (user, config) {
-        (true, Some(c)) => c.join("uml"),
-        _ => std::env::var_os("UMLD_ETC").map_or("/etc/uml".into(), PathBuf::from),
-    };
+    let own = std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|d| out.starts_with(d));
+    let dir = user().filter(|_| own).unwrap_or_else(system);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
         .into_iter()
         .flatten()

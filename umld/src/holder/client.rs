@@ -45,6 +45,8 @@ pub struct Client {
     /// Unparsed input.
     pub input: Vec<u8>,
     output: Vec<u8>,
+    /// It closed its side without reading; what it sent before is still there.
+    deaf: bool,
     /// To be closed once the output is written.
     pub closing: bool,
     /// Gone.
@@ -56,7 +58,15 @@ impl Client {
     pub fn new(stream: UnixStream) -> io::Result<Client> {
         stream.set_nonblocking(true)?;
         let (input, output) = (Vec::new(), Vec::new());
-        Ok(Client { stream, mode: Mode::Calls, input, output, closing: false, dead: false })
+        Ok(Client {
+            stream,
+            mode: Mode::Calls,
+            input,
+            output,
+            deaf: false,
+            closing: false,
+            dead: false,
+        })
     }
 
     /// Sends a reply.
@@ -70,6 +80,9 @@ impl Client {
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        if self.deaf {
+            return;
+        }
         if self.output.len() + bytes.len() > OUTPUT_MAX {
             self.dead = true;
             return;
@@ -86,7 +99,11 @@ impl Client {
                 Ok(n) => drop(self.output.drain(..n)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.dead = true,
+                Err(_) => {
+                    // A viewer may type and leave at once. The end comes after its last word.
+                    self.deaf = true;
+                    self.output.clear();
+                }
             }
         }
         if self.closing {
@@ -114,5 +131,24 @@ impl Client {
                 return self.dead = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_a_peer_that_did_not_listen_is_heard() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let mut c = Client::new(ours).unwrap();
+        theirs.write_all(b"word").unwrap();
+        drop(theirs);
+        c.frame(&Frame::Data(vec![0; 1000]));
+        assert!(!c.dead && !c.wants_write());
+        c.frame(&Frame::Data(vec![0; 1000]));
+        c.fill();
+        assert!(c.dead);
+        assert_eq!(c.input, b"word");
     }
 }

@@ -55,6 +55,8 @@ pub fn launch(dir: &Dir, vm: &VmFile, lines: &[Line]) -> Result<Kernel> {
     }
     // Its guest must not take umld's own supervision for its own.
     command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env_remove("LISTEN_PID");
+    // The kernel process keeps the terminals from being hung up, should all of umld be killed.
+    let _masters: Vec<OwnedFd> = lines.iter().filter_map(|l| l.for_kernel().ok()).collect();
     let err = write.try_clone().map_err(|e| Failure::other(e.to_string()))?;
     command.stdout(Stdio::from(write)).stderr(Stdio::from(err));
     let child = command.spawn().map_err(|e| cannot_start(vm, &e))?;

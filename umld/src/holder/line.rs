@@ -53,9 +53,28 @@ impl Line {
         Ok(line)
     }
 
+    /// Takes over the pty of a holder that was killed, with what is in its log for the scroll-back.
+    pub fn adopt(name: String, master: OwnedFd, log: Option<LogFile>) -> io::Result<Line> {
+        let slave = rustix::pty::ptsname(&master, Vec::new())?;
+        // Opened without making it a terminal of ours, which cannot be said after.
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+        let slave = rustix::fs::open(&slave, flags, rustix::fs::Mode::empty())?;
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let scroll = log.as_ref().map_or(VecDeque::new(), |l| l.last(SCROLL_BACK).into());
+        let (input, tail) = (VecDeque::new(), Vec::new());
+        Ok(Line { name, master, slave, scroll, log, input, tail })
+    }
+
     /// Number of the kernel's descriptor.
     pub fn kernel_fd(&self) -> i32 {
         self.slave.as_raw_fd()
+    }
+
+    /// A duplicate of our side that programs inherit.
+    pub fn for_kernel(&self) -> io::Result<OwnedFd> {
+        let fd = self.master.try_clone()?;
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(fd)
     }
 
     /// Reads what the guest printed; none when there is nothing now. Also tells whether `login:` appeared.

@@ -292,7 +292,7 @@ pub enum Restart {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
-    /// The daemon starts it. Default: `false`.
+    /// `umld daemon` starts it, or the systemd generator's unit. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autostart: Option<bool>,
     /// Start it again when it ends without being asked to: `no`, `on-failure` (a status other than 0, a signal, a panic),

@@ -122,6 +122,21 @@ impl World {
         self.status(name)["pid"].as_i64().unwrap_or(0) as i32
     }
 
+    /// Whether somebody holds a lock file.
+    pub fn is_locked(&self, name: &str) -> bool {
+        let Ok(file) = std::fs::File::open(self.path(name)) else { return false };
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock).is_err()
+    }
+
+    /// The daemon that the last command started, or that was started since.
+    pub fn daemon(&self) -> Option<i32> {
+        let path = self.path(".uml/.umld/.daemon.lock");
+        if !self.is_locked(".uml/.umld/.daemon.lock") {
+            return None;
+        }
+        std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+    }
+
     /// Waits until `f` holds; there is no event for everything a test looks at.
     #[track_caller]
     pub fn eventually(&self, what: &str, f: impl Fn() -> bool) {
@@ -156,7 +171,11 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Holders first, so that nothing is started again.
+        // The daemon and then the holders first, so that nothing is taken over or started again.
+        if let Some(pid) = self.daemon() {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
         for name in ["holder", "pid"] {
             for e in std::fs::read_dir(self.path(".uml/.umld")).into_iter().flatten().flatten() {
                 let Ok(text) = std::fs::read_to_string(e.path().join("status.json")) else {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::{PID_NAME, SOCKET_NAME, UmlDir};
+use super::{PID_NAME, SOCKET_NAME, Umid, UmlDir};
 
 /// What a pid file says.
 #[derive(Debug)]
@@ -83,6 +83,21 @@ pub struct Instance {
     pub socket: Option<PathBuf>,
 }
 
+impl Instance {
+    fn read(umid: String, directory: PathBuf) -> Instance {
+        let pid = read_pid(&directory);
+        let socket = directory.join(SOCKET_NAME);
+        let is_socket = socket.metadata().is_ok_and(|meta| meta.file_type().is_socket());
+        Instance {
+            umid,
+            pid,
+            alive: pid.is_some_and(process_alive),
+            socket: is_socket.then_some(socket),
+            directory,
+        }
+    }
+}
+
 impl UmlDir {
     /// All instance directories, sorted by name; empty if `uml_dir` does not exist.
     pub fn list(&self) -> io::Result<Vec<Instance>> {
@@ -98,20 +113,17 @@ impl UmlDir {
             if umid.starts_with('.') || !entry.file_type()?.is_dir() {
                 continue;
             }
-            let directory = entry.path();
-            let pid = read_pid(&directory);
-            let socket = directory.join(SOCKET_NAME);
-            let is_socket = socket.metadata().is_ok_and(|meta| meta.file_type().is_socket());
-            instances.push(Instance {
-                umid,
-                pid,
-                alive: pid.is_some_and(process_alive),
-                socket: is_socket.then_some(socket),
-                directory,
-            });
+            instances.push(Instance::read(umid, entry.path()));
         }
         instances.sort_by(|a, b| a.umid.cmp(&b.umid));
         Ok(instances)
+    }
+
+    /// The instance directory of this name, without a look at the others.
+    pub fn find(&self, umid: &str) -> Option<Instance> {
+        let umid = Umid::new(umid).ok()?;
+        let directory = self.instance(&umid);
+        directory.is_dir().then(|| Instance::read(umid.as_str().to_owned(), directory))
     }
 }
 
