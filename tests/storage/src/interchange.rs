@@ -39,6 +39,7 @@ pub fn stock_root() -> Option<PathBuf> {
 pub fn entered(root: &Path, dir: &Path) -> Command {
     let outer = "set -e; root=$1; dir=$2; shift 2; mkdir -p \"$root/host\"; mount --rbind / \"$root/host\"; mount -t proc proc \"$root/proc\"
         mount -t tmpfs tmpfs \"$root/tmp\"; mount -t tmpfs -o mode=1777 tmpfs \"$root/dev/shm\"; mkdir -p \"$root$dir\"; mount --bind \"$dir\" \"$root$dir\"
+        if [ -e /dev/net/tun ]; then mkdir -p \"$root/dev/net\"; : >>\"$root/dev/net/tun\"; mount --bind /dev/net/tun \"$root/dev/net/tun\"; fi
         exec chroot \"$root\" /usr/bin/env TMPDIR=/dev/shm HOME=/tmp /usr/bin/linux.uml \"$@\"";
     let mut c = Command::new("unshare");
     c.args(["-m", "/bin/sh", "-c", outer, "stock"]).arg(root).arg(dir);

@@ -359,12 +359,6 @@ impl Interface {
         self.groups.lock().contains_key(&a)
     }
 
-    /// Largest TCP payload handed to the device in one piece; 0 when it does not cut.
-    pub fn gso_max(&self, v6: bool) -> usize {
-        let f = self.device.features();
-        if if v6 { f.tso6 } else { f.tso4 } { crate::tcp::GSO_MAX } else { 0 }
-    }
-
     /// Puts a packet on the queue; it goes out when the caller's [`Cx`] ends. A full queue drops.
     pub fn enqueue(self: &Arc<Self>, cx: &mut Cx, p: Packet) {
         if !self.is_up() {

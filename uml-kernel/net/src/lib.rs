@@ -19,6 +19,7 @@ pub mod addrconf;
 pub mod bpf;
 pub mod conf;
 mod fragment;
+pub mod gro;
 mod group;
 pub mod gso;
 pub mod hook;

@@ -364,7 +364,8 @@ impl TcpSocket {
             ts_offset: self.stack.flow_hash(to, to) as u32,
             mtu: way.mtu,
             net_header: ip::header_len(to.ip()) + extra,
-            gso_max: way.iface.gso_max(to.is_ipv6()),
+            // Where the device does not cut, the stack does behind TCP ([`crate::gso`]).
+            gso_max: crate::tcp::GSO_MAX,
         }
     }
 
@@ -473,9 +474,6 @@ impl TcpSocket {
             let flow = o.flow(remote.ip(), Some(i.local.ip()), i.scope, &SendInfo::default());
             match self.stack.route_to(&flow) {
                 Ok(w) => {
-                    if let Role::Conn(t) = &mut i.role {
-                        t.set_gso_max(w.iface.gso_max(remote.is_ipv6()));
-                    }
                     i.way = Some(w);
                 }
                 Err(_) => {

@@ -11,6 +11,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank, pr_err};
 use uml_host::netdev::{self, Signal};
+use uml_net::gro::Joiner;
 use uml_net::interface::{Device, Features, Interface, Sent};
 use uml_net::packet::{Data, Frag, Packet, SLAB, Slab};
 use uml_net::stack::Stack;
@@ -79,6 +80,7 @@ impl VectorDevice {
         let many = if self.spec.vec && end.rx_socket { self.spec.depth } else { 1 };
         let mut slabs: Vec<Slab> = (0..many).map(|_| Slab::new(SLAB)).collect();
         let mut lens = Vec::new();
+        let mut joiner = Joiner::default();
         loop {
             let blocked = shared.blocked.load(Ordering::SeqCst);
             // Only a transmit side that is the receive side can be waited for here; others are tried
@@ -98,8 +100,8 @@ impl VectorDevice {
             if !readable {
                 continue;
             }
-            let mut batch = Vec::new();
-            let hard = self.receive_batch(end, &mut slabs, &mut lens, &mut batch);
+            let hard = self.receive_batch(end, &mut slabs, &mut lens, &mut joiner);
+            let batch = joiner.finish();
             if !batch.is_empty() {
                 stack.enter(|cx| {
                     for p in batch {
@@ -120,7 +122,7 @@ impl VectorDevice {
         end: &Endpoint,
         slabs: &mut [Slab],
         lens: &mut Vec<usize>,
-        batch: &mut Vec<Packet>,
+        joiner: &mut Joiner,
     ) -> Option<std::io::Error> {
         let mut seen = 0;
         while seen < self.spec.depth {
@@ -143,7 +145,7 @@ impl VectorDevice {
                 if n == 0 && !matches!(end.encap, Encap::Gre(..) | Encap::L2tpv3(..)) {
                     return Some(std::io::Error::from(ErrorKind::UnexpectedEof));
                 }
-                batch.extend(self.frame(end, slab, n));
+                self.frame(end, slab, n, joiner);
             }
             seen += lens.len();
             // Fewer than there was room for: nothing is left.
@@ -155,19 +157,23 @@ impl VectorDevice {
     }
 
     /// A received frame without what stood in front of it; the slab is replaced when the frame keeps it.
-    fn frame(&self, end: &Endpoint, slab: &mut Slab, n: usize) -> Option<Packet> {
+    fn frame(&self, end: &Endpoint, slab: &mut Slab, n: usize, joiner: &mut Joiner) {
         let bytes = &slab.bytes_mut()[..n];
         let skip = match end.encap.check(bytes) {
             Ok(s) if s <= n => s,
-            Ok(_) => return None,
+            Ok(_) => return,
             Err(e) => {
                 self.stats.rx_encaps_errors.fetch_add(1, Ordering::Relaxed);
                 if !self.complained.swap(true, Ordering::Relaxed) {
                     pr_err!("vec{}: {}", self.spec.unit, e.0);
                 }
-                return None;
+                return;
             }
         };
+        // A host that knows what it joined says so; what others bring is joined here.
+        if !matches!(end.encap, Encap::Vnet) && joiner.frame(&bytes[skip..]) {
+            return;
+        }
         let head = if matches!(end.encap, Encap::Vnet) { Vnet::parse(bytes).ok() } else { None };
         let data = if n - skip < COPY_BREAK {
             Data::copy_of(&bytes[skip..])
@@ -183,7 +189,7 @@ impl VectorDevice {
         if let Some(v) = head {
             frame::apply(&v, &mut p);
         }
-        Some(p)
+        joiner.packet(p);
     }
 
     fn died(&self, shared: &Shared, e: &std::io::Error) {

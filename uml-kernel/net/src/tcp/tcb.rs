@@ -480,11 +480,6 @@ impl Tcb {
         )
     }
 
-    /// Offloads of the device on the path changed.
-    pub fn set_gso_max(&mut self, max: usize) {
-        self.gso_max = max;
-    }
-
     /// The three-way handshake is over.
     pub fn synchronized(&self) -> bool {
         !matches!(self.state, State::SynSent | State::SynRecv | State::Closed | State::Listen)

@@ -1,0 +1,110 @@
+//! What is measured, the command that does it, and how its output is read.
+
+use serde_json::Value;
+
+/// A figure of a connection between the asking end (the guest) and the serving end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// TCP from the asking to the serving end.
+    Send,
+    /// TCP the other way.
+    Receive,
+    /// Datagrams of 18 bytes from the asking end, a system call each: what arrives.
+    SmallSend,
+    /// The other way.
+    SmallReceive,
+    /// Round trip of an echo, mean.
+    Ping,
+}
+
+impl What {
+    pub fn name(&self) -> &'static str {
+        match self {
+            What::Send => "tcp send",
+            What::Receive => "tcp receive",
+            What::SmallSend => "udp send",
+            What::SmallReceive => "udp receive",
+            What::Ping => "ping",
+        }
+    }
+
+    pub fn unit(&self) -> &'static str {
+        match self {
+            What::Send | What::Receive => "Gbit/s",
+            What::SmallSend | What::SmallReceive => "kpps",
+            What::Ping => "us",
+        }
+    }
+
+    pub fn more_is_better(&self) -> bool {
+        *self != What::Ping
+    }
+
+    /// The command at the asking end.
+    pub fn command(&self, server: &str, seconds: u32) -> Vec<String> {
+        let seconds = seconds.to_string();
+        let mut w = vec!["iperf3", "-c", server, "-J", "-t", &seconds];
+        match self {
+            What::Send => w.extend(["-C", "cubic"]),
+            What::Receive => w.extend(["-C", "cubic", "-R"]),
+            What::SmallSend => w.extend(["-u", "-b", "0", "-l", "18"]),
+            What::SmallReceive => w.extend(["-u", "-b", "0", "-l", "18", "-R"]),
+            What::Ping => w = vec!["ping", "-q", "-c", "1000", "-i", "0.001", server],
+        }
+        w.into_iter().map(String::from).collect()
+    }
+
+    /// The figure in what the command printed, among which there may be other lines.
+    pub fn read(&self, said: &str) -> Result<f64, String> {
+        if *self == What::Ping {
+            // rtt min/avg/max/mdev = 0.024/0.031/0.112/0.005 ms
+            let times = said.lines().find_map(|l| l.trim().strip_prefix("rtt ")?.split_once(" = "));
+            let mean = times.and_then(|(_, t)| t.split('/').nth(1)?.parse::<f64>().ok());
+            return mean.map(|ms| ms * 1e3).ok_or(format!("no round-trip times in:\n{said}"));
+        }
+        let whole = said.find('{').zip(said.rfind('}')).map(|(a, b)| &said[a..=b]);
+        let v: Value = whole
+            .and_then(|t| serde_json::from_str(t).ok())
+            .ok_or(format!("no JSON of iperf3 in:\n{said}"))?;
+        if let Some(e) = v.get("error") {
+            return Err(format!("iperf3: {e}"));
+        }
+        let end = &v["end"];
+        let number = |at: &Value| at.as_f64().ok_or(format!("no figure in iperf3's end: {end}"));
+        match self {
+            What::Send | What::Receive => {
+                Ok(number(&end["sum_received"]["bits_per_second"])? / 1e9)
+            }
+            _ => {
+                let s = &end["sum"];
+                let arrived = number(&s["packets"])? - number(&s["lost_packets"])?;
+                Ok(arrived / number(&s["seconds"])? / 1e3)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_among_other_lines() {
+        let said = "random: noise\r\n{\"end\": {\"sum_received\": {\"bits_per_second\": 2.5e9}}}\n";
+        assert_eq!(What::Send.read(said), Ok(2.5));
+        let said = r#"{"end": {"sum": {"packets": 5000, "lost_packets": 1000, "seconds": 2}}}"#;
+        assert_eq!(What::SmallSend.read(said), Ok(2.0));
+        let said =
+            "--- 10.7.0.1 ping statistics ---\nrtt min/avg/max/mdev = 0.024/0.031/0.112/0.005 ms\n";
+        assert_eq!(What::Ping.read(said), Ok(31.0));
+    }
+
+    #[test]
+    fn what_failed_is_an_error() {
+        assert!(
+            What::Send.read(r#"{"end": {}, "error": "refused"}"#).unwrap_err().contains("refused")
+        );
+        assert!(What::Send.read("nothing").is_err());
+        assert!(What::Ping.read("100% packet loss").is_err());
+    }
+}
