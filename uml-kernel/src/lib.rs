@@ -13,6 +13,7 @@
 mod boot;
 mod cmdline;
 mod help;
+mod helper;
 mod init;
 mod initrd;
 mod netconfig;
@@ -20,6 +21,8 @@ mod outside;
 mod power;
 mod root;
 mod startup;
+
+pub use helper::helper;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -33,10 +36,8 @@ pub fn help_text() -> String {
 /// Runs the kernel with `args` (program name first) and returns its exit status.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
-    if let [_, word, kernel] = &args[..]
-        && word == uml_host::winch::HELPER_WORD
-    {
-        return follow_sizes(kernel);
+    if let Some(status) = helper(&args) {
+        return status;
     }
     match cmdline::parse(args.iter().skip(1).cloned()) {
         cmdline::Action::Print(text) => {
@@ -48,25 +49,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             eprint!("{text}");
             ExitCode::FAILURE
         }
-        cmdline::Action::Boot(options) => boot::boot(&options, &args),
-    }
-}
-
-/// The helper of a terminal that is not the kernel's own; see [`uml_host::winch`].
-fn follow_sizes(kernel: &OsString) -> ExitCode {
-    let kernel = kernel.to_str().and_then(|k| k.parse().ok()).unwrap_or(0);
-    if kernel <= 1 {
-        eprintln!("linux: {} is for the kernel's own use", uml_host::winch::HELPER_WORD);
-        return ExitCode::FAILURE;
-    }
-    match uml_host::winch::follow(kernel) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!(
-                "winch_thread : window sizes are not followed: {}",
-                uml_formats::strerror(&e)
-            );
-            ExitCode::FAILURE
+        cmdline::Action::Boot(options) => {
+            uml_host::terminal::use_keepers();
+            boot::boot(&options, &args)
         }
     }
 }

@@ -38,8 +38,14 @@ pub const EXIT_TIMEOUT: u8 = 124;
 
 /// Runs with a parsed command line; returns the exit status.
 pub fn run(args: Args) -> u8 {
+    let asked = (args.json, args.name.clone(), args.command.join(" "));
     match dispatch(args) {
         Ok(status) => status,
+        Err(message) if asked.0 => {
+            let (_, name, command) = asked;
+            session::print_failure(name.as_deref(), &command, &message, &[]);
+            EXIT_FAILURE
+        }
         Err(message) => {
             // Nothing can be done when stderr is closed.
             let _ = writeln!(std::io::stderr(), "uml_mconsole: {message}");

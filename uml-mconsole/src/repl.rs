@@ -1,13 +1,14 @@
 //! Lines typed by a person.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use rustyline::config::{CompletionType, Config};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Editor, ExternalPrinter};
 
-use crate::completion::ConsoleHelper;
+use crate::completion::{Addressed, ConsoleHelper};
 use crate::notify::{Listener, describe};
 use crate::session::Session;
 
@@ -22,7 +23,7 @@ fn history_file() -> Option<PathBuf> {
     Some(base.join("uml_mconsole").join("history"))
 }
 
-fn open_editor() -> rustyline::Result<Editor<ConsoleHelper, FileHistory>> {
+fn open_editor(addressed: Addressed) -> rustyline::Result<Editor<ConsoleHelper, FileHistory>> {
     let config = Config::builder()
         .completion_type(CompletionType::List)
         .max_history_size(HISTORY_LINES)?
@@ -30,7 +31,7 @@ fn open_editor() -> rustyline::Result<Editor<ConsoleHelper, FileHistory>> {
         .history_ignore_space(true)
         .build();
     let mut editor = Editor::with_config(config)?;
-    editor.set_helper(Some(ConsoleHelper));
+    editor.set_helper(Some(ConsoleHelper::new(addressed)));
     Ok(editor)
 }
 
@@ -38,7 +39,8 @@ fn open_editor() -> rustyline::Result<Editor<ConsoleHelper, FileHistory>> {
 /// errors were seen by the person typing.
 pub fn run(session: &mut Session, listener: Option<Listener>) -> Result<u8, String> {
     let failed = |error: ReadlineError| format!("terminal: {error}");
-    let mut editor = open_editor().map_err(failed)?;
+    let addressed = Addressed::default();
+    let mut editor = open_editor(addressed.clone()).map_err(failed)?;
     let history = history_file();
     if let Some(path) = &history {
         // No history yet is the normal first start.
@@ -55,7 +57,7 @@ pub fn run(session: &mut Session, listener: Option<Listener>) -> Result<u8, Stri
             }
         });
     }
-    let result = read_lines(session, &mut editor).map_err(failed);
+    let result = read_lines(session, &mut editor, &addressed).map_err(failed);
     if let Some(path) = &history {
         let saved = path
             .parent()
@@ -76,8 +78,10 @@ pub fn run(session: &mut Session, listener: Option<Listener>) -> Result<u8, Stri
 fn read_lines(
     session: &mut Session,
     editor: &mut Editor<ConsoleHelper, FileHistory>,
+    addressed: &Addressed,
 ) -> rustyline::Result<()> {
     loop {
+        addressed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&session.target.socket);
         let line = match editor.readline(&format!("({}) ", session.target.name)) {
             Ok(line) => line,
             // Ctrl-C drops the line, as in a shell.

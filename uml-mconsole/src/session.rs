@@ -97,10 +97,16 @@ impl Session {
                     ClientError::Timeout { partial, .. } => (EXIT_TIMEOUT, partial.as_slice()),
                     _ => (EXIT_FAILURE, &[][..]),
                 };
-                if !partial.is_empty() && !self.json {
+                let command = String::from_utf8_lossy(command);
+                if self.json {
+                    let message = error.to_string();
+                    let value = failure(Some(&self.target.name), &command, &message, partial);
+                    return self.emit(Outcome::status(status), value.as_bytes());
+                }
+                if !partial.is_empty() {
                     self.emit(Outcome::default(), partial);
                 }
-                self.fail(&String::from_utf8_lossy(command), status, &error.to_string())
+                self.fail(&command, status, &error.to_string())
             }
         }
     }
@@ -141,14 +147,8 @@ impl Session {
     pub(crate) fn fail(&self, command: &str, status: u8, message: &str) -> Outcome {
         let outcome = Outcome::status(status);
         if self.json {
-            let value = serde_json::json!({
-                "name": self.target.name,
-                "command": command,
-                "ok": false,
-                "err": null,
-                "error": message,
-            });
-            return self.emit(outcome, value.to_string().as_bytes());
+            let value = failure(Some(&self.target.name), command, message, &[]);
+            return self.emit(outcome, value.as_bytes());
         }
         self.warn(message);
         outcome
@@ -171,6 +171,23 @@ impl Session {
             Err(_) => Outcome { status: outcome.status.max(EXIT_FAILURE), quit: true },
         }
     }
+}
+
+/// A command that got no answer, or not all of it, as JSON.
+fn failure(name: Option<&str>, command: &str, message: &str, partial: &[u8]) -> String {
+    let mut value = serde_json::json!({
+        "name": name, "command": command, "ok": false, "err": null, "error": message,
+    });
+    if !partial.is_empty() {
+        value["text"] = String::from_utf8_lossy(partial).into();
+    }
+    value.to_string()
+}
+
+/// Prints such a failure when no session came about.
+pub(crate) fn print_failure(name: Option<&str>, command: &str, message: &str, partial: &[u8]) {
+    // Nothing can be done when stdout is closed.
+    let _ = writeln!(io::stdout(), "{}", failure(name, command, message, partial));
 }
 
 /// A leading `X:` with a single-character machine name.

@@ -90,6 +90,22 @@ fn json_answers_are_one_object_per_line() {
     assert!(lines[2]["error"].as_str().expect("text").starts_with("no instance \"nobody\""));
     assert_eq!(run.status, Some(237));
 
+    // What gets no answer, or half of one, and who is not there: objects too, and nothing else.
+    for (arguments, status, error, text) in [
+        (&["nobody", "version"][..], 1, "no instance \"nobody\"", None),
+        (&["--timeout=0.2", "box", "silence"], 124, "no answer from ", None),
+        (&["--timeout=0.2", "box", "unfinished"], 124, "the answer from ", Some("part")),
+        (&["box", "garbage"], 1, "", None),
+        (&["box", "log", "-f", "missing"], 1, "opening file: ", None),
+        (&["--notify", "/nonexistent/dir/socket"], 1, "notification socket ", None),
+    ] {
+        let run = home.ours(&[&["--json"], arguments].concat());
+        let value: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+        assert_eq!((run.status, run.stderr.as_str()), (Some(status), ""), "{arguments:?}");
+        assert_eq!((&value["ok"], value["text"].as_str()), (&false.into(), text), "{value}");
+        assert!(value["error"].as_str().expect("text").starts_with(error), "{value}");
+    }
+
     let run = home.ours(&["--json"]);
     // /tmp/uml may hold instances of others.
     let entry = run

@@ -1,7 +1,7 @@
 //! `umld`: runs User Mode Linux machines.
 //!
 //! The program contains the kernel: called under the name `linux` it is the kernel, and inside a guest that `umld`
-//! started on the host's userland it is process 1.
+//! started on the host's userland it is process 1; the kernel's helper processes are this program too.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     if umld::guest_init::wanted(&args) {
         return umld::guest_init::main();
+    }
+    if let Some(status) = uml_kernel::helper(&args) {
+        return status;
     }
     let name = args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
     match name {

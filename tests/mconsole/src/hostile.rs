@@ -10,101 +10,16 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use storage_tests::ops::Random;
 use storage_tests::suite::{Verdict, program};
 use uml_formats::mconsole::MAGIC;
 
 use crate::machine::{Kernel, Machine, Start};
 use crate::request::{self, Client};
-
-/// xorshift64*: the same datagrams in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// What a request may be made of; nothing of it ends the machine.
-const PIECES: &[&[u8]] = &[
-    b"version",
-    b"help",
-    b"config",
-    b"remove",
-    b"sysrq",
-    b"log",
-    b"proc",
-    b"stack",
-    b"ps",
-    b"mem",
-    b"net",
-    b"strace",
-    b" ",
-    b"\t",
-    b"=",
-    b",",
-    b":",
-    b"/",
-    b"..",
-    b"-",
-    b"+",
-    b"\n",
-    b"\xff\xfe",
-    b"ubd",
-    b"con",
-    b"ssl",
-    b"vec",
-    b"mem",
-    b"1",
-    b"99999999999999999999",
-    b"0x7fffffffffffffff",
-    b"null",
-    b"none",
-    b"pts",
-    b"fd:",
-    b"port:",
-    b"transport=tap",
-    b"self/",
-    b"1/task/1/",
-    b"../../etc/passwd",
-    b"on",
-    b"off",
-    b"-c",
-    b"m",
-    b"t",
-    b"%s%n",
-    b"a",
-];
+use crate::wrong;
 
 fn datagram(r: &mut Random) -> Vec<u8> {
-    let mut text = Vec::new();
-    for _ in 0..r.below(9) {
-        text.extend_from_slice(PIECES[r.below(PIECES.len() as u64) as usize]);
-    }
-    let d = match r.below(8) {
-        // Noise of any length, with and without the magic number.
-        0 => (0..r.below(700)).map(|_| r.next() as u8).collect(),
-        1 => {
-            let mut d = request::raw(MAGIC, r.next() as u32, r.next() as u32, &text);
-            d.truncate(r.below(d.len() as u64 + 1) as usize);
-            d
-        }
-        2 => request::raw(MAGIC, 2, r.below(600) as u32, &text),
-        3 => {
-            let mut d = request::of(&text);
-            let at = r.below(d.len() as u64) as usize;
-            d[at] ^= 1 << r.below(8);
-            d
-        }
-        _ => request::of(&text),
-    };
+    let d = wrong::request(r);
     if ends(&d) { request::of(b"version") } else { d }
 }
 
@@ -182,7 +97,7 @@ fn try_it(dir: &Path) -> Result<(), String> {
 
     // Everything that chance makes of requests.
     let mut last = Vec::new();
-    let mut r = Random(0x9e37_79b9_7f4a_7c15);
+    let mut r = Random::new(1);
     for n in 0..DATAGRAMS {
         let d = datagram(&mut r);
         if let Err(e) = nameless.send(&d) {

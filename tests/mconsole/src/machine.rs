@@ -29,7 +29,7 @@ pub enum Kernel {
 }
 
 /// Where the 6.1 kernel is: `$UML_STOCK_61` or tests/cache/stock-6.1.
-fn stock_61() -> Option<PathBuf> {
+pub(crate) fn stock_61() -> Option<PathBuf> {
     let given = std::env::var_os("UML_STOCK_61").map(PathBuf::from);
     let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cache/stock-6.1");
     let file = given.unwrap_or(cached).join("usr/bin/linux.uml").canonicalize().ok()?;
@@ -89,9 +89,26 @@ pub struct Machine {
     pub umid: String,
 }
 
-fn executable(file: &Path, text: &str) -> Result<(), String> {
+pub(crate) fn executable(file: &Path, text: &str) -> Result<(), String> {
     fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))?;
     fs::set_permissions(file, PermissionsExt::from_mode(0o755)).map_err(|e| e.to_string())
+}
+
+/// A shared library for LD_PRELOAD, made of C.
+pub fn library(dir: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
+    let source = dir.join(format!("{name}.c"));
+    let made = source.with_extension("so");
+    fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
+    let gcc = program("gcc").ok_or("gcc is not installed")?;
+    let out = Command::new(gcc)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([&made, &source])
+        .output()
+        .map_err(|e| format!("gcc: {e}"))?;
+    match out.status.success() {
+        true => Ok(made),
+        false => Err(format!("gcc: {}", String::from_utf8_lossy(&out.stderr))),
+    }
 }
 
 impl Machine {

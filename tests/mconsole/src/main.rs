@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use mconsole_tests::{flow, hostile, keys, names, pairs, pause, sessions, watch};
+use mconsole_tests::{
+    flow, helpers, homes, hostile, keys, names, pairs, pause, restored, sessions, watch, watchdog,
+};
 use storage_tests::suite::{Suite, Verdict};
 
 const USAGE: &str = "\
@@ -20,6 +22,12 @@ const ALL: &[(&str, Test)] = &[
     ("pairs", pairs::clients_and_kernels),
     ("hostile", hostile::datagrams),
     ("names", names::concurrent),
+    ("long-names", homes::long_paths),
+    ("homes", homes::without_and_unusable),
+    ("locks", homes::directories_without_locks),
+    ("restored", restored::terminals),
+    ("watchdog", watchdog::times_out),
+    ("helpers", helpers::of_stock_kernels),
     ("pause", pause::stop_and_go),
     ("keys", keys::every_letter),
     ("watch", watch::tells),
@@ -28,6 +36,7 @@ const ALL: &[(&str, Test)] = &[
     ("repl", sessions::repl),
     ("session-fd", sessions::on_fd),
     ("session-pts", sessions::on_pts),
+    ("session-pty", sessions::on_pty),
     ("session-port", sessions::on_port),
     ("session-xterm", sessions::in_xterm),
 ];

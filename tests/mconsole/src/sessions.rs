@@ -31,8 +31,8 @@ fn prompt(s: &str) -> bool {
     s.trim_end().lines().last().is_some_and(|l| l.trim_end() == "guest>")
 }
 
-/// Everything a session must be good for. `resizes`: the channel knows a size.
-fn session(w: &Window, resizes: bool) -> Result<(), String> {
+/// Everything a session must be good for.
+fn session(w: &Window) -> Result<(), String> {
     w.see("the prompt", prompt)?;
     w.line("echo $((6 * 7)) on $(tty | cut -c 1-8)")?;
     w.see_line("42 on /dev/tty")?;
@@ -54,19 +54,17 @@ fn session(w: &Window, resizes: bool) -> Result<(), String> {
     w.see("^C and the prompt", |s| s.trim_end().contains("^C") && prompt(s))?;
     w.line("jobs; echo no more jobs")?;
     w.see_line("no more jobs")?;
-    if resizes {
-        // A program in front is told.
-        w.line("clear; bash /tmp/winch")?;
-        w.see_line("waits")?;
-        w.resize(100, 30)?;
-        w.see_line("size 30 100")?;
-        w.resize(80, 24)?;
-        w.see_line("size 24 80")?;
-        w.keys(&["C-c"])?;
-        w.see("the prompt", prompt)?;
-        w.line("stty size")?;
-        w.see_line("24 80")?;
-    }
+    // A program in front is told of another size.
+    w.line("clear; bash /tmp/winch")?;
+    w.see_line("waits")?;
+    w.resize(100, 30)?;
+    w.see_line("size 30 100")?;
+    w.resize(80, 24)?;
+    w.see_line("size 24 80")?;
+    w.keys(&["C-c"])?;
+    w.see("the prompt", prompt)?;
+    w.line("stty size")?;
+    w.see_line("24 80")?;
     // An editor on the whole screen.
     w.line("stty rows 24 columns 80; clear; vim.tiny -u NONE /tmp/edited")?;
     w.see("the editor", |s| s.lines().filter(|l| l.trim_end() == "~").count() > 10)?;
@@ -109,7 +107,7 @@ pub fn on_fd(dir: &Path) -> Verdict {
             d = dir.display()
         );
         let w = Window::open(dir, "fd", &command)?;
-        session(&w, true)?;
+        session(&w)?;
         w.line("exit")?;
         w.see_line("ended")?;
         // The terminal is as it was.
@@ -137,8 +135,7 @@ pub fn on_pts(dir: &Path) -> Verdict {
         let w = Window::open(dir, "pts", &command)?;
         w.see("the terminal program", |s| s.contains("connected"))?;
         w.keys(&["Enter"])?;
-        // The kernel's end of a pts hears of no new size.
-        session(&w, false)?;
+        session(&w)?;
         // The session ends with the last program of it: the pts is gone, and the next shell has another one.
         w.line("exit")?;
         w.see("the end of the terminal program", |s| s.contains("relay ended"))?;
@@ -151,6 +148,96 @@ pub fn on_pts(dir: &Path) -> Verdict {
     };
     run().into()
 }
+
+/// A console on a BSD pseudo-terminal. Hosts have those only with CONFIG_LEGACY_PTYS; on others a library between the kernel and its
+/// C library gives a Unix98 pair the name /dev/ptyp0, and its slave the name ttyp0 in `$PTY_DIR`.
+pub fn on_pty(dir: &Path) -> Verdict {
+    if let Some(v) = missing(&["tmux", "vim.tiny", "setsid", "python3", "gcc"]) {
+        return v;
+    }
+    let run = || -> Result<(), String> {
+        let bsd = Path::new("/dev/ptyp0").exists();
+        let shim = crate::machine::library(dir, "bsdpty", BSD_PTY)?;
+        let ptys = dir.display().to_string();
+        let shim = shim.display().to_string();
+        let with = [("LD_PRELOAD", shim.as_str()), ("PTY_DIR", ptys.as_str())];
+        let start = Start {
+            kernel: Kernel::Ours,
+            dir,
+            umid: "pty",
+            memory: 128,
+            script: SCRIPT,
+            options: &["con1=pty".to_owned()],
+        };
+        let m = Machine::start_with(&start, if bsd { &[] } else { &with })?;
+        let connected = |name: &str| -> Result<Window, String> {
+            let open = || Ok(m.ok("config con1")?.starts_with("pty:/dev/tty"));
+            crate::keys::until(open, "con1 has no pty")?;
+            let shown = m.ok("config con1")?;
+            let device = match shown.strip_prefix("pty:").unwrap_or_default() {
+                d if bsd => d.to_owned(),
+                d => d.replacen("/dev", &ptys, 1),
+            };
+            let relay = dir.join("relay.py");
+            std::fs::write(&relay, RELAY).map_err(|e| e.to_string())?;
+            let command = format!("python3 {} {device}; echo relay ended", relay.display());
+            let w = Window::open(dir, name, &command)?;
+            w.see("the terminal program", |s| s.contains("connected"))?;
+            w.keys(&["Enter"])?;
+            Ok(w)
+        };
+        let w = connected("pty")?;
+        session(&w)?;
+        w.line("exit")?;
+        w.see("the end of the terminal program", |s| s.contains("relay ended"))?;
+        drop(w);
+        let w = connected("pty2")?;
+        w.see("a prompt again", prompt)?;
+        // The terminal program leaves: hang-up, and a shell for the next one.
+        w.line("echo $$ > /tmp/last")?;
+        w.see("the prompt", prompt)?;
+        drop(w);
+        let w = connected("pty3")?;
+        w.see("a prompt again", prompt)?;
+        w.line("clear; read -r p < /tmp/last; kill -0 $p 2>/dev/null || echo the other is gone")?;
+        w.see_line("the other is gone").map(|_| ())
+    };
+    run().into()
+}
+
+const BSD_PTY: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+static const char *slave(const char *path, char *buf) {
+    if (strcmp(path, "/dev/ttyp0")) return path;
+    snprintf(buf, PATH_MAX, "%s/ttyp0", getenv("PTY_DIR"));
+    return buf;
+}
+int open64(const char *path, int flags, ...) {
+    int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
+    va_list ap; va_start(ap, flags); int mode = va_arg(ap, int); va_end(ap);
+    char buf[PATH_MAX], name[64];
+    if (strcmp(path, "/dev/ptyp0")) return real(slave(path, buf), flags, mode);
+    int master = real("/dev/ptmx", flags, mode), no = 0;
+    if (master < 0 || ioctl(master, TIOCSPTLCK, &no) || ptsname_r(master, name, sizeof name)) return -1;
+    slave("/dev/ttyp0", buf);
+    unlink(buf);
+    return symlink(name, buf) ? -1 : master;
+}
+int access(const char *path, int mode) {
+    int (*real)(const char *, int) = dlsym(RTLD_NEXT, "access");
+    char buf[PATH_MAX];
+    return real(slave(path, buf), mode);
+}
+"#;
 
 /// A terminal program: copies between its terminal and a device, and passes its size on.
 const RELAY: &str = r#"
@@ -180,7 +267,7 @@ pub fn on_port(dir: &Path) -> Verdict {
         crate::keys::until(|| Ok(m.ok("config con1")?.starts_with("port")), "con1 is not there")?;
         let command = format!("telnet -E 127.0.0.1 {port}; echo telnet ended");
         let w = Window::open(dir, "port", &command)?;
-        session(&w, true)?;
+        session(&w)?;
         w.line("echo first $$ > /tmp/last; clear")?;
         w.see("the prompt", prompt)?;
         drop(w);
@@ -247,9 +334,6 @@ const NAME: &str = "Virtual Console #1 .xterm.";
 pub fn in_xterm(dir: &Path) -> Verdict {
     if let Some(v) = missing(&["Xvfb", "xterm", "xdotool", "setsid"]) {
         return v;
-    }
-    if !Path::new("/usr/lib/uml/port-helper").exists() {
-        return Verdict::Skipped("port-helper is missing (package uml-utilities)".into());
     }
     let run = || -> Result<(), String> {
         let d = Display::start()?;

@@ -61,6 +61,11 @@ impl Window {
         self.tmux(&["resize-window", "-x", &c, "-y", &l]).map(|_| ())
     }
 
+    /// The device of its terminal.
+    pub fn tty(&self) -> Result<String, String> {
+        Ok(self.tmux(&["display-message", "-p", "#{pane_tty}"])?.trim().to_owned())
+    }
+
     /// What is on the screen.
     pub fn screen(&self) -> Result<String, String> {
         self.tmux(&["capture-pane", "-p"])

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use storage_tests::suite::{Verdict, program};
+use storage_tests::suite::Verdict;
 use uml_formats::mconsole::NotificationKind;
 use uml_mconsole::notify::Listener;
 
@@ -77,11 +77,7 @@ fn memory(m: &Machine) -> Result<(), String> {
 
 /// The helper of /dev/watchdog is there as long as a program has the device open, and knows whom to tell.
 fn watchdog(m: &mut Machine, events: &Path) -> Result<(), String> {
-    if program("uml_watchdog").is_none() {
-        println!("        without the watchdog: uml_watchdog is missing (package uml-utilities)");
-        return Ok(());
-    }
-    let wanted = format!("uml_watchdog -mconsole {}", events.display());
+    let wanted = format!("linux -watchdog -mconsole {}", events.display());
     let helpers = || -> usize {
         let of = |e: std::fs::DirEntry| std::fs::read(e.path().join("cmdline")).ok();
         let words =

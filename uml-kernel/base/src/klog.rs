@@ -39,8 +39,8 @@ pub struct Record {
 
 /// Something that prints records as they come.
 pub trait Console: Send + Sync {
-    /// Writes one record. Must not block for ever and must not log.
-    fn print(&self, record: &Record);
+    /// Writes records, the lines of one message. Must not block for ever and must not log.
+    fn print(&self, records: &[Record]);
 }
 
 struct Ring {
@@ -53,6 +53,8 @@ struct Ring {
 
 /// Bytes of text kept, as with CONFIG_LOG_BUF_SHIFT=18.
 const CAPACITY: usize = 256 * 1024;
+/// Records printed at a time when all are printed again: a console takes a write whole or not at all.
+const REPLAYED: usize = 16;
 
 static RING: Mutex<Ring> =
     Mutex::new(Rank::LEAF, Ring { records: VecDeque::new(), bytes: 0, next_seq: 0, clear_seq: 0 });
@@ -83,26 +85,31 @@ pub fn log(level: Level, text: fmt::Arguments<'_>) {
 /// Logs with an explicit priority (facility * 8 + severity), as a write to /dev/kmsg does.
 pub fn log_prio(prio: u32, text: &str) {
     let micros = boot_instant().elapsed().as_micros() as u64;
-    for line in text.split('\n').filter(|l| !l.is_empty()) {
-        let record = {
-            let mut ring = RING.lock();
-            let record = Record { seq: ring.next_seq, prio, micros, text: line.into() };
+    let lines = text.split('\n').filter(|l| !l.is_empty()).map(Arc::from);
+    let mut records: Vec<Record> =
+        lines.map(|text| Record { seq: 0, prio, micros, text }).collect();
+    if records.is_empty() {
+        return;
+    }
+    {
+        let mut ring = RING.lock();
+        for record in &mut records {
+            record.seq = ring.next_seq;
             ring.next_seq += 1;
-            ring.bytes += line.len();
+            ring.bytes += record.text.len();
             ring.records.push_back(record.clone());
-            while ring.bytes > CAPACITY {
-                match ring.records.pop_front() {
-                    Some(old) => ring.bytes -= old.text.len(),
-                    None => break,
-                }
-            }
-            record
-        };
-        // Consoles are called outside the ring's lock: one may be slow.
-        let consoles = CONSOLES.lock().clone();
-        for c in consoles {
-            c.print(&record);
         }
+        while ring.bytes > CAPACITY {
+            match ring.records.pop_front() {
+                Some(old) => ring.bytes -= old.text.len(),
+                None => break,
+            }
+        }
+    }
+    // Consoles are called outside the ring's lock: one may be slow.
+    let consoles = CONSOLES.lock().clone();
+    for c in consoles {
+        c.print(&records);
     }
     queue().wake_all(Events::READABLE);
 }
@@ -135,9 +142,9 @@ pub fn snapshot() -> Vec<Record> {
 pub fn replay() {
     let records: Vec<Record> = RING.lock().records.iter().cloned().collect();
     let consoles = CONSOLES.lock().clone();
-    for record in &records {
+    for records in records.chunks(REPLAYED) {
         for c in &consoles {
-            c.print(record);
+            c.print(records);
         }
     }
 }
@@ -169,6 +176,29 @@ macro_rules! pr_debug { ($($t:tt)*) => { $crate::klog::log($crate::klog::Level::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Pages(Mutex<Vec<Vec<String>>>);
+    impl Console for Pages {
+        fn print(&self, records: &[Record]) {
+            self.0.lock().push(records.iter().map(|r| r.text.to_string()).collect());
+        }
+    }
+
+    #[test]
+    fn a_console_gets_a_message_at_once() {
+        let pages = Arc::new(Pages(Mutex::new(Rank::LEAF, Vec::new())));
+        add_console(pages.clone());
+        log(Level::Info, format_args!("first of three\nsecond\n\nthird"));
+        log(Level::Info, format_args!("\n"));
+        // Other tests log too.
+        let pages = pages.0.lock();
+        let mine = pages.iter().find(|p| p.iter().any(|l| l == "first of three"));
+        assert_eq!(
+            mine.map(Vec::as_slice),
+            Some(&["first of three", "second", "third"].map(String::from)[..])
+        );
+        assert!(pages.iter().all(|p| !p.is_empty()));
+    }
 
     #[test]
     fn lines_become_records_in_order() {

@@ -145,6 +145,8 @@ pub struct Task {
     pub start_time: Instant,
     /// CPU time of host threads the task had before its last execve, nanoseconds.
     pub(crate) user_ns_before: AtomicU64,
+    /// The most that was told of it: the host's two counts differ by what is not counted yet, and no clock goes back.
+    pub(crate) user_ns_told: AtomicU64,
     /// The system call it makes or made last; -1 before the first.
     last_call: AtomicI64,
     /// CPU time in kernel code, nanoseconds.
@@ -241,6 +243,7 @@ impl Task {
             exit_status: AtomicI32::new(0),
             start_time: uml_base::clock::now(),
             user_ns_before: AtomicU64::new(0),
+            user_ns_told: AtomicU64::new(0),
             last_call: AtomicI64::new(-1),
             system_ns: AtomicU64::new(0),
             charge: Mutex::new(Rank::LEAF, None),

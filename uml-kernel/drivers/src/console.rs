@@ -6,6 +6,8 @@ pub mod line;
 mod log;
 mod open;
 mod port;
+pub mod port_helper;
+mod sizes;
 pub mod spec;
 mod telnet;
 #[cfg(test)]

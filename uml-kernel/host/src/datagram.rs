@@ -42,50 +42,120 @@ impl Receiver {
         Ok(Receiver { socket })
     }
 
-    /// Waits for a datagram; what does not fit `buf` is lost. Descriptors that come with it are closed.
-    pub fn receive(&self, buf: &mut [u8]) -> io::Result<(usize, Sender)> {
-        // SAFETY: plain data for which zero is valid.
-        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        let mut control = Control([0; CONTROL]);
-        let mut part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-        // SAFETY: as above.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_name = (&raw mut address).cast();
-        message.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = (&raw mut control.0).cast();
-        message.msg_controllen = CONTROL;
-        // SAFETY: every pointer in the header is to live memory of the length it says.
-        let n =
-            unsafe { libc::recvmsg(self.socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+    /// Waits for datagrams and takes as many as `inbox` has room for.
+    pub fn receive<'a>(
+        &self,
+        inbox: &'a mut Inbox,
+    ) -> io::Result<impl Iterator<Item = (&'a [u8], Sender)> + use<'a>> {
+        let mut parts = inbox
+            .letters
+            .each_mut()
+            .map(|l| libc::iovec { iov_base: l.bytes.as_mut_ptr().cast(), iov_len: l.bytes.len() });
+        let mut messages: [libc::mmsghdr; INBOX] = std::array::from_fn(|i| {
+            let letter = &mut inbox.letters[i];
+            // SAFETY: plain data for which zero is valid.
+            let mut m: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            m.msg_hdr.msg_name = (&raw mut letter.address).cast();
+            m.msg_hdr.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+            m.msg_hdr.msg_iov = &raw mut parts[i];
+            m.msg_hdr.msg_iovlen = 1;
+            m.msg_hdr.msg_control = (&raw mut letter.control.0).cast();
+            m.msg_hdr.msg_controllen = CONTROL;
+            m
+        });
+        // SAFETY: every pointer in the headers is to live memory of the length they say.
+        let n = unsafe {
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                INBOX as u32,
+                libc::MSG_CMSG_CLOEXEC | libc::MSG_WAITFORONE,
+                std::ptr::null_mut(),
+            )
+        };
         let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-        // SAFETY: the host filled the header in.
-        let credentials = unsafe { read_control(&message) };
-        Ok((n, Sender { address, address_len: message.msg_namelen, credentials }))
+        // Descriptors are closed now, whatever becomes of the datagrams.
+        let heads = messages.map(|m| {
+            // SAFETY: the host filled the header in, or it has no control data to read.
+            let credentials = unsafe { read_control(&m.msg_hdr) };
+            (m.msg_len as usize, m.msg_hdr.msg_namelen, credentials)
+        });
+        let letters = inbox.letters.iter().zip(heads).take(n);
+        Ok(letters.map(|(l, (len, address_len, credentials))| {
+            let sender = Sender { address: l.address, address_len, credentials };
+            (l.bytes.get(..len).unwrap_or_default(), sender)
+        }))
     }
 
-    /// Answers a sender; `EDESTADDRREQ` when it has no name, `EAGAIN` when it does not read.
-    pub fn reply(&self, to: &Sender, datagram: &[u8]) -> io::Result<()> {
+    /// Answers a sender with datagrams in order; `EDESTADDRREQ` when it has no name, `EAGAIN` when it does not read.
+    pub fn reply(&self, to: &Sender, datagrams: &[Vec<u8>]) -> io::Result<()> {
         if to.address_len as usize <= size_of::<libc::sa_family_t>() {
             return Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
         }
-        // SAFETY: buffer and address are live and as long as said.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                datagram.as_ptr().cast(),
-                datagram.len(),
-                libc::MSG_NOSIGNAL,
-                (&raw const to.address).cast(),
-                to.address_len.min(size_of::<libc::sockaddr_un>() as libc::socklen_t),
-            )
+        let mut parts: Vec<libc::iovec> = datagrams
+            .iter()
+            .map(|d| libc::iovec { iov_base: d.as_ptr().cast_mut().cast(), iov_len: d.len() })
+            .collect();
+        let header = |part: &mut libc::iovec| {
+            // SAFETY: plain data for which zero is valid.
+            let mut m: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            m.msg_hdr.msg_name = (&raw const to.address).cast_mut().cast();
+            m.msg_hdr.msg_namelen =
+                to.address_len.min(size_of::<libc::sockaddr_un>() as libc::socklen_t);
+            m.msg_hdr.msg_iov = part;
+            m.msg_hdr.msg_iovlen = 1;
+            m
         };
-        match usize::try_from(sent) {
-            Err(_) => Err(io::Error::last_os_error()),
-            Ok(n) if n == datagram.len() => Ok(()),
-            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        let mut messages: Vec<libc::mmsghdr> = parts.iter_mut().map(header).collect();
+        let mut sent = 0;
+        while sent < messages.len() {
+            let rest = &mut messages[sent..];
+            // SAFETY: buffers and address, which sending only reads, are live and as long as said.
+            let n = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    u32::try_from(rest.len()).unwrap_or(u32::MAX),
+                    libc::MSG_NOSIGNAL,
+                )
+            };
+            match usize::try_from(n) {
+                Ok(n) => sent += n,
+                Err(_) => {
+                    let e = io::Error::last_os_error();
+                    if e.kind() != io::ErrorKind::Interrupted {
+                        return Err(e);
+                    }
+                }
+            }
         }
+        Ok(())
+    }
+}
+
+/// Datagrams taken at a time.
+const INBOX: usize = 8;
+/// Larger than any request; what is beyond cannot matter.
+const LETTER: usize = 4096;
+
+struct Letter {
+    bytes: [u8; LETTER],
+    address: libc::sockaddr_un,
+    control: Control,
+}
+
+/// Room for datagrams; what does not fit of one is lost.
+pub struct Inbox {
+    letters: Box<[Letter; INBOX]>,
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        // SAFETY: plain data for which zero is valid.
+        let address = || unsafe { std::mem::zeroed() };
+        let letter =
+            |_| Letter { bytes: [0; LETTER], address: address(), control: Control([0; CONTROL]) };
+        Inbox { letters: Box::new(std::array::from_fn(letter)) }
     }
 }
 
@@ -152,6 +222,32 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     #[test]
+    fn answers_arrive_in_order_however_slowly_they_are_read() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::SocketAddr;
+        let name = format!("uml-datagram-answers-{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let r = Receiver::bind(&path, Duration::from_secs(20)).expect("bind");
+        let address = SocketAddr::from_abstract_name(&name).expect("name");
+        let client = UnixDatagram::bind_addr(&address).expect("socket");
+        client.connect(&path).expect("connect");
+        client.send(b"ask").expect("send");
+        let mut inbox = Inbox::default();
+        let (_, sender) = r.receive(&mut inbox).expect("receive").next().expect("one");
+        // More than the client's queue holds.
+        let all: Vec<Vec<u8>> = (0..3000u32).map(|n| n.to_ne_bytes().to_vec()).collect();
+        std::thread::scope(|s| {
+            s.spawn(|| r.reply(&sender, &all).expect("reply"));
+            for wanted in &all {
+                let mut got = [0; 4];
+                client.recv(&mut got).expect("recv");
+                assert_eq!(&got[..], wanted);
+            }
+        });
+        std::fs::remove_file(&path).expect("remove");
+    }
+
+    #[test]
     fn the_host_names_the_sender_and_descriptors_are_dropped() {
         use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
         let name = format!("uml-datagram-test-{}", std::process::id());
@@ -165,12 +261,14 @@ mod tests {
         let parts = [io::IoSlice::new(b"hello")];
         let rights = [ControlMessage::ScmRights(&[0, 1, 2])];
         sendmsg::<()>(fd, &parts, &rights, MsgFlags::empty(), None).expect("send");
-        let mut buf = [0; 16];
-        let (n, sender) = r.receive(&mut buf).expect("receive");
+        client.send(b"world").expect("send");
+        let mut inbox = Inbox::default();
+        let letters: Vec<_> = r.receive(&mut inbox).expect("receive").collect();
         let me = Peer { pid: std::process::id() as i32, uid: crate::process::uid() };
-        assert_eq!((&buf[..n], sender.credentials), (&b"hello"[..], Some(me)));
+        let all: Vec<_> = letters.iter().map(|(b, s)| (*b, s.credentials)).collect();
+        assert_eq!(all, [(&b"hello"[..], Some(me)), (b"world", Some(me))]);
         assert_eq!(open(), before, "passed descriptors are not kept");
-        let e = r.reply(&sender, b"x").expect_err("no name");
+        let e = r.reply(&letters[0].1, &[b"x".to_vec()]).expect_err("no name");
         assert_eq!(e.raw_os_error(), Some(libc::EDESTADDRREQ));
         std::fs::remove_file(&path).expect("remove");
     }

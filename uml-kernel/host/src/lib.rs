@@ -25,5 +25,6 @@ pub mod stream;
 pub mod tap;
 pub mod terminal;
 pub mod termination;
+pub mod ticker;
 pub mod wait;
 pub mod winch;

@@ -1,6 +1,7 @@
 //! Our own process among the host's: session, group, children.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -39,6 +40,37 @@ pub fn reap_children(patience: Duration) -> bool {
             Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return false,
+        }
+    }
+}
+
+/// Another process that may have to be ended. A descriptor keeps its number from meaning somebody else (pidfd_open(2)).
+pub struct Doomed(OwnedFd);
+
+impl Doomed {
+    /// The process `pid`; `ESRCH` when there is none.
+    pub fn new(pid: i32) -> io::Result<Doomed> {
+        // SAFETY: the call takes numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = i32::try_from(fd).unwrap_or(-1);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call just returned this descriptor, nobody else owns it.
+        Ok(Doomed(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// SIGINT twice and then SIGKILL, with `mercy` to end by itself in between.
+    pub fn end(&self, mercy: Duration) {
+        for signo in [libc::SIGINT, libc::SIGINT, libc::SIGKILL] {
+            // SAFETY: the call takes numbers and, here, no structure.
+            let r = unsafe {
+                libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signo, 0, 0)
+            };
+            // Readable means ended.
+            if r < 0 || crate::stream::wait_readable(self.0.as_fd(), mercy) {
+                return;
+            }
         }
     }
 }

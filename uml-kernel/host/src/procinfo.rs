@@ -30,6 +30,13 @@ pub struct Stat {
 /// `Name: value` lines, values in the unit of the line (kB mostly).
 pub type Fields = BTreeMap<String, u64>;
 
+/// The start of a file of one short line, in one read.
+fn read_line<const N: usize>(path: &str) -> Option<([u8; N], usize)> {
+    let mut buf = [0; N];
+    let n = fs::File::open(path).and_then(|mut f| f.read(&mut buf)).ok()?;
+    Some((buf, n))
+}
+
 fn read(path: &str) -> Option<String> {
     // Names of mapped files need not be UTF-8.
     fs::read(path).ok().map(|b| String::from_utf8_lossy(&b).into_owned())
@@ -85,7 +92,8 @@ pub fn stopped_at(tid: i32) -> Option<(u64, u64)> {
     if tid == 0 {
         return None;
     }
-    parse_stopped_at(&read(&format!("/proc/{tid}/task/{tid}/syscall"))?)
+    let (line, n) = read_line::<256>(&format!("/proc/{tid}/task/{tid}/syscall"))?;
+    parse_stopped_at(str::from_utf8(line.get(..n)?).ok()?)
 }
 
 fn parse_stopped_at(text: &str) -> Option<(u64, u64)> {
@@ -168,10 +176,8 @@ pub fn uname() -> [String; 5] {
 
 /// Nanoseconds on a CPU, nanoseconds waiting for one and number of time slices of the thread `tid`.
 pub fn schedstat(tid: i32) -> [u64; 3] {
-    // One short read: every thread that exits comes here.
-    let mut buf = [0; 80];
-    let file = fs::File::open(format!("/proc/{tid}/task/{tid}/schedstat"));
-    let n = file.and_then(|mut f| f.read(&mut buf)).unwrap_or(0);
+    let path = format!("/proc/{tid}/task/{tid}/schedstat");
+    let (buf, n) = read_line::<80>(&path).unwrap_or(([0; 80], 0));
     let text = str::from_utf8(&buf[..n]).unwrap_or_default();
     let mut it = text.split_ascii_whitespace().map(|w| w.parse().unwrap_or(0));
     [(); 3].map(|()| it.next().unwrap_or(0))

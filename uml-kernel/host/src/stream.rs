@@ -63,6 +63,23 @@ pub fn wait_writable(fd: BorrowedFd<'_>, limit: std::time::Duration) -> bool {
     poll(&mut fds, timeout).is_ok_and(|n| n > 0)
 }
 
+/// Waits until `fd` can be read, or has ended; false when `limit` passed.
+pub fn wait_readable(fd: BorrowedFd<'_>, limit: std::time::Duration) -> bool {
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) if left.is_zero() => return false,
+            // Rounded down to milliseconds, or more than poll(2) waits for.
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            // An error is what the next read tells.
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
 /// A duplicate of descriptor `number` of this process, close-on-exec; `EBADF` when it is not open.
 pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC only makes a new descriptor; a bad number is reported as EBADF.

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::stat::fstat;
@@ -16,6 +19,7 @@ struct Saved {
     users: usize,
     fd: OwnedFd,
     before: Termios,
+    keeper: Option<Keeper>,
 }
 
 static SAVED: Mutex<Vec<Saved>> = Mutex::new(Vec::new());
@@ -40,7 +44,9 @@ impl RawMode {
         cfmakeraw(&mut raw);
         let own = fd.as_fd().try_clone_to_owned()?;
         without_stop(|| tcsetattr(fd.as_fd(), SetArg::TCSADRAIN, &raw))?;
-        saved.push(Saved { terminal, users: 1, fd: own, before });
+        let wanted = KEEPERS.load(Ordering::Relaxed);
+        let keeper = wanted.then(|| Keeper::start(&own, &before).ok()).flatten();
+        saved.push(Saved { terminal, users: 1, fd: own, before, keeper });
         Ok(RawMode { terminal })
     }
 }
@@ -51,27 +57,100 @@ impl Drop for RawMode {
         if let Some(i) = saved.iter().position(|s| s.terminal == self.terminal) {
             saved[i].users -= 1;
             if saved[i].users == 0 {
-                let s = saved.swap_remove(i);
-                restore(&s);
+                let mut s = saved.swap_remove(i);
+                restore(&mut s);
             }
         }
     }
 }
 
-fn restore(s: &Saved) {
+fn restore(s: &mut Saved) {
     // A terminal that is gone needs nothing; there is nobody to tell either.
     let _ = without_stop(|| tcsetattr(&s.fd, SetArg::TCSANOW, &s.before));
+    if let Some(k) = s.keeper.take() {
+        k.dismiss();
+    }
+}
+
+static KEEPERS: AtomicBool = AtomicBool::new(false);
+
+/// Has terminals in raw mode watched by a process each from now on. For programs that know [`KEEPER_WORD`].
+pub fn use_keepers() {
+    KEEPERS.store(true, Ordering::Relaxed);
+}
+
+/// The word that makes this program the keeper of a terminal's settings.
+pub const KEEPER_WORD: &str = "-keeper";
+
+/// A process that gives a terminal its settings back when this one is killed: of SIGKILL nobody else learns. It waits for the end of a
+/// pipe whose other end only this process has.
+struct Keeper {
+    child: Child,
+    pipe: ChildStdin,
+}
+
+impl Keeper {
+    fn start(terminal: &OwnedFd, before: &Termios) -> io::Result<Keeper> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg0("linux")
+            .arg(KEEPER_WORD)
+            .arg(as_words(&before.clone().into()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(terminal.try_clone()?))
+            .stderr(Stdio::null())
+            // Signals of the keyboard are not for it.
+            .process_group(0)
+            .spawn()?;
+        let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Keeper { child, pipe })
+    }
+
+    /// The settings are back: it has nothing more to do.
+    fn dismiss(mut self) {
+        // Before the end of its pipe, which means something else to it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        drop(self.pipe);
+    }
+}
+
+/// The keeper: waits for the end of its standard input and gives the terminal of its standard output these settings.
+pub fn keep(words: &str) -> io::Result<()> {
+    let settings = of_words(words).ok_or(io::ErrorKind::InvalidInput)?;
+    ignore_hangup();
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    without_stop(|| tcsetattr(io::stdout().as_fd(), SetArg::TCSANOW, &settings.into()))?;
+    Ok(())
+}
+
+/// Settings as text: four flag words and the special characters, hexadecimal, as stty(1) has them.
+fn as_words(t: &libc::termios) -> String {
+    let flags = [t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag];
+    let all = flags.into_iter().chain(t.c_cc.map(u32::from));
+    all.map(|n| format!("{n:x}")).collect::<Vec<_>>().join(":")
+}
+
+fn of_words(words: &str) -> Option<libc::termios> {
+    let numbers: Option<Vec<u32>> =
+        words.split(':').map(|w| u32::from_str_radix(w, 16).ok()).collect();
+    // SAFETY: plain data for which zero is valid.
+    let mut t: libc::termios = unsafe { std::mem::zeroed() };
+    let (flags, chars) = numbers.as_deref()?.split_at_checked(4)?;
+    [t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag] = flags.try_into().ok()?;
+    let chars: Option<Vec<u8>> = chars.iter().map(|c| u8::try_from(*c).ok()).collect();
+    t.c_cc = chars?.try_into().ok()?;
+    Some(t)
 }
 
 /// Gives every terminal its former settings back. For every way out of the process: exit, re-exec,
 /// panic, fatal signals. Safe to call more than once and while another thread holds the list.
 pub fn restore_all() {
-    let list = match SAVED.try_lock() {
+    let mut list = match SAVED.try_lock() {
         Ok(l) => l,
         Err(std::sync::TryLockError::Poisoned(p)) => p.into_inner(),
         Err(std::sync::TryLockError::WouldBlock) => return,
     };
-    for s in list.iter() {
+    for s in list.iter_mut() {
         restore(s);
     }
 }
@@ -121,6 +200,23 @@ pub fn set_size(fd: impl AsFd, size: Size) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the controlling terminal behind `fd` (tty_ioctl(4), TIOCNOTTY).
+pub fn disown(fd: impl AsFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: TIOCNOTTY takes no argument.
+    match unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCNOTTY) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Survives the end of the session's terminal.
+pub fn ignore_hangup() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) };
+}
+
 /// True when the terminal behind `fd` echoes what is typed, as it does outside of raw mode.
 pub fn echoes(fd: impl AsFd) -> io::Result<bool> {
     use nix::sys::termios::LocalFlags;
@@ -134,6 +230,19 @@ mod tests {
 
     fn echoes(fd: impl AsFd) -> bool {
         super::echoes(fd).expect("a terminal")
+    }
+
+    #[test]
+    fn settings_survive_as_words() {
+        let pair = pty::open_pts().expect("a host pty");
+        let slave = pair.open_slave().expect("slave");
+        let before: libc::termios = tcgetattr(&slave).expect("settings").into();
+        let back = of_words(&as_words(&before)).expect("words");
+        assert_eq!(as_words(&back), as_words(&before));
+        assert_eq!((back.c_lflag, back.c_cc), (before.c_lflag, before.c_cc));
+        for bad in ["", "1:2:3", "x:1:2:3", "1:2:3:4:5"] {
+            assert!(of_words(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

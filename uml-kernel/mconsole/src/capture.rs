@@ -19,13 +19,15 @@ struct Running {
 struct Collector(Mutex<Vec<Running>>);
 
 impl Console for Collector {
-    fn print(&self, record: &Record) {
+    fn print(&self, records: &[Record]) {
         let me = thread::current().id();
-        if let Some(r) = self.0.lock().iter_mut().find(|r| r.thread == me)
-            && r.text.len() < LIMIT
-        {
-            r.text.extend_from_slice(klog::format(record).as_bytes());
-            r.text.push(b'\n');
+        let mut running = self.0.lock();
+        let Some(r) = running.iter_mut().find(|r| r.thread == me) else { return };
+        for record in records {
+            if r.text.len() < LIMIT {
+                r.text.extend_from_slice(klog::format(record).as_bytes());
+                r.text.push(b'\n');
+            }
         }
     }
 }

@@ -1,20 +1,21 @@
 //! The socket and the thread behind it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use uml_base::{pr_err, pr_warn};
 use uml_core::kernel::Kernel;
+use uml_core::task::Task;
 use uml_formats::mconsole::{
     CAPTURE_CHUNK, Received, VERSION_0_REPLY, lookup, receive, split_reply,
 };
 use uml_formats::unix_path::SocketPath;
-use uml_host::datagram::{Receiver, Sender};
+use uml_host::datagram::{Inbox, Receiver, Sender};
 use uml_net::stack::Stack;
 use uml_procfs::ProcFs;
 
@@ -23,8 +24,8 @@ use crate::sysrq::Sysrq;
 
 /// How long a client that does not read its answer may hold up the console.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Larger than any request; what is beyond cannot matter.
-const BUFFER: usize = 4096;
+/// Datagrams of an answer that are kept to be sent at once.
+const TOGETHER: usize = 16;
 
 /// What the console works on.
 pub struct Parts {
@@ -55,6 +56,8 @@ pub struct Server {
     owner: u32,
     pub(crate) parts: Parts,
     pub counters: Counters,
+    /// Who reads for `proc`.
+    pub(crate) reader: OnceLock<Arc<Task>>,
 }
 
 impl Server {
@@ -63,17 +66,18 @@ impl Server {
         let short = SocketPath::new(path)?;
         let receiver = Receiver::bind(short.as_path(), PATIENCE)?;
         let owner = uml_host::process::uid();
-        let server = Arc::new(Server { receiver, owner, parts, counters: Counters::default() });
+        let (counters, reader) = (Counters::default(), OnceLock::new());
+        let server = Arc::new(Server { receiver, owner, parts, counters, reader });
         let me = server.clone();
         std::thread::Builder::new().name("mconsole".into()).spawn(move || me.serve())?;
         Ok(server)
     }
 
     fn serve(&self) {
-        let mut buf = vec![0; BUFFER];
+        let mut inbox = Inbox::default();
         loop {
-            match self.receiver.receive(&mut buf) {
-                Ok((n, sender)) => self.datagram(buf.get(..n).unwrap_or_default(), &sender),
+            match self.receiver.receive(&mut inbox) {
+                Ok(letters) => letters.for_each(|(bytes, sender)| self.datagram(bytes, &sender)),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // The host is short of memory: that passes.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) => {
@@ -86,7 +90,8 @@ impl Server {
 
     /// Checks one datagram and carries it out.
     fn datagram(&self, bytes: &[u8], sender: &Sender) {
-        let client = Client { server: self, sender, gone: Cell::new(false) };
+        let client =
+            Client { server: self, sender, gone: Cell::new(false), unsent: RefCell::default() };
         match sender.credentials {
             Some(c) if c.uid == self.owner || c.uid == 0 => {}
             who => {
@@ -103,7 +108,7 @@ impl Server {
         let (text, other_version) = match receive(bytes) {
             Received::BadMagic => {
                 self.refuse(&self.counters.malformed, "request without magic number refused");
-                return client.send(VERSION_0_REPLY);
+                return client.send([VERSION_0_REPLY.to_vec()], true);
             }
             Received::TooLarge { len } => {
                 let what = format!("request with a length of {len} refused");
@@ -144,6 +149,9 @@ pub struct Client<'a> {
     sender: &'a Sender,
     /// It cannot be answered or does not read: no further attempt is made.
     gone: Cell<bool>,
+    /// The beginning of an answer. What announces no further datagram sends it, so that a client that waits is woken once and
+    /// a command that ends the machine has been answered.
+    unsent: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Client<'_> {
@@ -168,7 +176,7 @@ impl Client<'_> {
 
     /// One text; `more` announces a further one.
     pub fn reply(&self, err: i32, text: &[u8], more: bool) {
-        split_reply(err, text, more).for_each(|d| self.send(&d));
+        self.send(split_reply(err, text, more), !more);
     }
 
     /// Captured console output, then the empty text that ends the answer.
@@ -184,20 +192,27 @@ impl Client<'_> {
         !self.gone.get()
     }
 
-    fn send(&self, datagram: &[u8]) {
+    fn send(&self, datagrams: impl IntoIterator<Item = Vec<u8>>, last: bool) {
         if self.gone.get() {
             return;
         }
-        loop {
-            match self.server.receiver.reply(self.sender, datagram) {
-                Ok(()) => return,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.gone.set(true);
-                    self.server.counters.unanswered.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
+        let mut unsent = self.unsent.borrow_mut();
+        for d in datagrams {
+            if unsent.len() >= TOGETHER {
+                self.flush(&mut unsent);
             }
+            unsent.push(d);
         }
+        if last {
+            self.flush(&mut unsent);
+        }
+    }
+
+    fn flush(&self, unsent: &mut Vec<Vec<u8>>) {
+        if !self.gone.get() && self.server.receiver.reply(self.sender, unsent).is_err() {
+            self.gone.set(true);
+            self.server.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+        unsent.clear();
     }
 }

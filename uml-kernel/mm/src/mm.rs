@@ -5,6 +5,7 @@ mod map;
 mod unmap;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -76,6 +77,7 @@ pub struct Mm {
     user_max: u64,
     map: Mutex<Map>,
     arrivals: Arrivals,
+    shared: AtomicBool,
 }
 
 /// Protection bits for a host mmap of an area.
@@ -96,7 +98,18 @@ impl Mm {
             arriving: Vec::new(),
         };
         let arrivals = Arrivals::default();
-        Mm { space, user_min, user_max, map: Mutex::new(Rank::MM, map), arrivals }
+        let (map, shared) = (Mutex::new(Rank::MM, map), AtomicBool::new(false));
+        Mm { space, user_min, user_max, map, arrivals, shared }
+    }
+
+    /// A second thread is about to use it: clone(2) with CLONE_VM.
+    pub fn share(&self) {
+        self.shared.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever had a second thread.
+    pub fn was_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// The platform's side.
@@ -148,6 +161,7 @@ impl Mm {
             user_max: self.user_max,
             map: Mutex::new(Rank::MM, map),
             arrivals: Arrivals::default(),
+            shared: AtomicBool::new(false),
         }
     }
 

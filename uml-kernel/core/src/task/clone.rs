@@ -209,7 +209,9 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
     enter_tree(&parent, &child, flags)?;
     ptrace::born(&parent, &child, event, flags & libc::CLONE_PTRACE as u64 != 0);
     let started = if flags & VM != 0 {
-        child.set_mm(Some(parent.mm()?));
+        let mm = parent.mm()?;
+        mm.share();
+        child.set_mm(Some(mm));
         if flags & CHILD_SETTID != 0 {
             user::write_obj(&parent, args.child_tid, &child.show_pid(tid))?;
         }

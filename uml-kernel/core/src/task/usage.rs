@@ -13,8 +13,15 @@ use crate::task::process::Usage;
 /// Counters of one thread. Guest CPU time is that of its host thread.
 pub fn of_task(task: &Task) -> Usage {
     let tid = task.kick.lock().as_ref().map_or(0, |k| k.host_tid());
-    let now = if tid == 0 { 0 } else { uml_host::sched::thread_cpu_ns(tid) };
+    let alone = || task.mm().is_ok_and(|m| !m.was_shared() && m.space().host_pid() == tid);
+    let now = match tid {
+        0 => 0,
+        // The host process has this thread only: the process's clock is the thread's.
+        tid if alone() => uml_host::sched::process_cpu_ns(tid),
+        tid => uml_host::sched::thread_cpu_ns(tid),
+    };
     let user_ns = task.user_ns_before.load(Ordering::Relaxed) + now;
+    let user_ns = task.user_ns_told.fetch_max(user_ns, Ordering::Relaxed).max(user_ns);
     Usage {
         user_ns,
         system_ns: task.system_ns.load(Ordering::Relaxed),

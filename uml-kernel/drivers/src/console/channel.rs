@@ -28,6 +28,10 @@ pub trait Transport: Send + Sync {
     fn size(&self) -> Option<WinSize> {
         None
     }
+    /// Nothing tells of a change of the size.
+    fn size_is_silent(&self) -> bool {
+        false
+    }
     /// An ordinary file: always ready, and its end is final.
     fn is_regular(&self) -> bool {
         false
@@ -57,6 +61,31 @@ impl Transport for Stream {
 
     fn is_regular(&self) -> bool {
         Stream::is_regular(self)
+    }
+}
+
+/// The master of a pseudo-terminal of the host.
+pub struct Master(pub Stream);
+
+impl Transport for Master {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Stream::read(&self.0, buf)
+    }
+
+    fn write(&self, data: &[u8]) -> io::Result<usize> {
+        Stream::write(&self.0, data)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn size(&self) -> Option<WinSize> {
+        Transport::size(&self.0)
+    }
+
+    fn size_is_silent(&self) -> bool {
+        true
     }
 }
 
@@ -119,6 +148,11 @@ impl Channel {
     /// Window size of the other side.
     pub fn size(&self) -> Option<WinSize> {
         self.transport.size()
+    }
+
+    /// See [`Transport::size_is_silent`].
+    pub fn size_is_silent(&self) -> bool {
+        self.transport.size_is_silent()
     }
 
     /// See [`Transport::is_regular`].

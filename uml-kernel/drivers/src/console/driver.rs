@@ -21,6 +21,7 @@ use uml_tty::tty::Tty;
 use crate::console::line::{Family, HostLine, HostSide};
 use crate::console::log::LineConsole;
 use crate::console::port::Ports;
+use crate::console::sizes::Sizes;
 use crate::console::spec::{LineOption, LineSpec, OptionError};
 use crate::console::xterm::XtermConfig;
 use crate::number;
@@ -106,13 +107,17 @@ impl Consoles {
         reactor: &Arc<Reactor>,
         options: &ConsoleOptions,
     ) -> Result<Consoles> {
+        let sizes = Sizes::new(reactor)?;
         let host = Arc::new(HostSide {
+            sizes: sizes.clone(),
             reactor: reactor.clone(),
             ports: Ports::new(reactor),
             xterm: XtermConfig::new(&options.xterm, &options.umid),
         });
         let con = Lines::new(Family::Console, &options.con, true, layer, &host);
         let ssl = Lines::new(Family::Serial, &options.ssl, !options.ssl_non_raw, layer, &host);
+        let lines = con.slots.iter().chain(&ssl.slots);
+        sizes.follow(lines.map(|s| Arc::downgrade(&s.line)).collect());
         let registry = &kernel.vfs.registry;
         registry.add_char("tty", TTY_MAJOR, 0, 15, con.clone())?;
         registry.add_char("ttyS", TTY_MAJOR, SERIAL_MINOR, SERIAL_MINOR + 63, ssl.clone())?;

@@ -15,6 +15,7 @@ use uml_tty::tty::{Line, Tty};
 use crate::console::channel::Channel;
 use crate::console::open::Opener;
 use crate::console::port::Ports;
+use crate::console::sizes::Sizes;
 use crate::console::spec::{ChannelSpec, LineSpec};
 use crate::console::xterm::XtermConfig;
 
@@ -77,6 +78,7 @@ pub struct HostSide {
     pub reactor: Arc<Reactor>,
     pub ports: Ports,
     pub xterm: XtermConfig,
+    pub sizes: Arc<Sizes>,
 }
 
 /// The opened channels of a line.
@@ -263,15 +265,20 @@ impl HostLine {
 
     /// Passes the host's window size on.
     pub fn follow_size(&self) {
-        let size = {
+        let found = {
             let c = self.config.lock();
-            c.open.as_ref().and_then(|o| {
-                let of = |p: &Option<Arc<Pump>>| p.as_ref().and_then(|p| p.channel.size());
-                of(&o.output).or_else(|| of(&o.input))
-            })
+            let of = |p: &Option<Arc<Pump>>| {
+                let channel = &p.as_ref()?.channel;
+                Some((channel.size()?, channel.size_is_silent()))
+            };
+            c.open.as_ref().and_then(|o| of(&o.output).or_else(|| of(&o.input)))
         };
-        if let (Some(size), Some(tty)) = (size, self.tty()) {
+        let Some((size, silent)) = found else { return };
+        if let Some(tty) = self.tty() {
             tty.set_winsize(size);
+        }
+        if silent {
+            self.host.sizes.arm();
         }
     }
 

@@ -39,27 +39,37 @@ impl LineConsole {
         let mut seq = 0;
         while let Some(r) = klog::read_from(seq).filter(|r| r.seq < end) {
             seq = r.seq + 1;
-            console.write(&r);
+            console.write(std::slice::from_ref(&r));
         }
         *next = end;
         Ok(())
     }
 
-    fn write(&self, record: &Record) {
-        if shown(&self.kernel, record)
+    fn write(&self, records: &[Record]) {
+        let text = text_of(&self.kernel, records);
+        if !text.is_empty()
             && let Some(c) = self.line.log_channel()
         {
-            c.print(&format!("{}\n", klog::format(record)));
+            c.print(&text);
         }
     }
 }
 
+/// The lines of the records that are shown.
+fn text_of(kernel: &Weak<Kernel>, records: &[Record]) -> String {
+    let mut text = String::new();
+    for r in records.iter().filter(|r| shown(kernel, r)) {
+        text.push_str(&klog::format(r));
+        text.push('\n');
+    }
+    text
+}
+
 impl Console for LineConsole {
-    fn print(&self, record: &Record) {
+    fn print(&self, records: &[Record]) {
         let next = self.next.lock();
-        if record.seq >= *next {
-            self.write(record);
-        }
+        let old = records.partition_point(|r| r.seq < *next);
+        self.write(&records[old..]);
     }
 }
 
@@ -76,11 +86,10 @@ impl StderrConsole {
 }
 
 impl Console for StderrConsole {
-    fn print(&self, record: &Record) {
-        if shown(&self.kernel, record) {
-            // Nobody is left to tell when this fails.
-            let _ = writeln!(std::io::stderr().lock(), "{}", klog::format(record));
-        }
+    fn print(&self, records: &[Record]) {
+        // Nobody is left to tell when this fails.
+        let text = text_of(&self.kernel, records);
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
 

@@ -13,7 +13,7 @@ use uml_host::reactor::Reactor;
 use uml_host::stream::{Direction, Stream};
 use uml_host::terminal::{self, RawMode};
 
-use crate::console::channel::Channel;
+use crate::console::channel::{Channel, Master};
 use crate::console::line::HostLine;
 use crate::console::port::Ports;
 use crate::console::spec::ChannelSpec;
@@ -113,6 +113,6 @@ impl Opener<'_> {
         let stream = self.checked(Stream::from_fd(pty.into_master()), &device)?;
         pr_info!("{} assigned device '{device}'", self.title);
         let label = format!("{kind}:{device}");
-        Ok(Channel::new(Box::new(stream), label, self.raw, None, self.reactor))
+        Ok(Channel::new(Box::new(Master(stream)), label, self.raw, None, self.reactor))
     }
 }

@@ -1,10 +1,11 @@
-//! The xterm channel: a terminal emulator of the host, whose terminal a helper inside it hands over.
+//! The xterm channel: a terminal emulator of the host, whose terminal a helper inside it hands over: this program itself, see
+//! [`port_helper`].
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,8 @@ use uml_host::stream::Stream;
 use uml_tty::termios::WinSize;
 
 use crate::console::channel::Transport;
+use crate::console::port_helper;
 
-/// Where the helper is installed; else it is looked up in PATH.
-const HELPER: &str = "/usr/lib/uml/port-helper";
 /// How long the helper may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often the emulator is looked at meanwhile: it may have ended.
@@ -52,7 +52,7 @@ impl XtermConfig {
             title_switch: field("-T"),
             exec_switch: field("-e"),
             umid: umid.to_owned(),
-            helper: PathBuf::from(HELPER),
+            helper: own_program(),
             display: set("DISPLAY") || set("WAYLAND_DISPLAY"),
         }
     }
@@ -74,7 +74,7 @@ impl XtermConfig {
     }
 
     fn start(&self, name: &str) -> std::result::Result<XtermTransport, Failure> {
-        let helper = self.find_helper()?;
+        let helper = &self.helper;
         let dir = PrivateDir::new().map_err(|e| Failure::new("no directory for a socket", &e))?;
         let path = dir.0.join("socket");
         let socket = UnixDatagram::bind(&path).map_err(|e| Failure::new("no socket", &e))?;
@@ -83,8 +83,8 @@ impl XtermConfig {
             .arg(&self.title_switch)
             .arg(self.title(name))
             .arg(&self.exec_switch)
-            .arg(&helper)
-            .arg("-uml-socket")
+            .arg(helper)
+            .arg(port_helper::WORD)
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -125,24 +125,13 @@ impl XtermConfig {
             }
         }
     }
+}
 
-    /// The helper's path; a message that says what to install when there is none.
-    fn find_helper(&self) -> std::result::Result<PathBuf, Failure> {
-        if is_executable(&self.helper) {
-            return Ok(self.helper.clone());
-        }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .map(|d| d.join("port-helper"))
-            .find(|p| is_executable(p))
-            .ok_or_else(|| Failure {
-                errno: ENOENT,
-                text: format!(
-                    "port-helper is neither {} nor in PATH; it comes with uml-utilities",
-                    self.helper.display()
-                ),
-            })
-    }
+/// This program, by a name that other processes can start it by.
+fn own_program() -> PathBuf {
+    let found = std::env::current_exe().ok().filter(|p| p.exists());
+    // One that was replaced meanwhile is still there under this name.
+    found.unwrap_or_else(|| format!("/proc/{}/exe", std::process::id()).into())
 }
 
 struct Failure {
@@ -165,10 +154,6 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-fn is_executable(p: &Path) -> bool {
-    p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 /// A directory that nobody else can enter: who sends to the socket in it is our own user.
@@ -249,6 +234,8 @@ impl Transport for XtermTransport {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
         let p = dir.join(name);

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use uml_abi::Result;
 use uml_base::pr_err;
 use uml_core::io::BufSink;
-use uml_core::kernel::Kernel;
 use uml_core::task::{FsContext, Task};
 use uml_core::vfs::{self, DirFd, MountNs, OpenHow, walk};
 use uml_formats::mconsole::argument;
-use uml_procfs::ProcFs;
 
-use crate::server::Client;
+use crate::server::{Client, Server};
 
 /// Bytes read at a time; one such chunk is one text of the answer.
 const CHUNK: usize = 4095;
@@ -20,8 +18,7 @@ const LIMIT: usize = 64 << 20;
 
 pub fn run(rest: &[u8], client: &Client<'_>) {
     let path = argument(rest);
-    let parts = &client.server().parts;
-    let Ok(reader) = reader(&parts.kernel, &parts.proc) else {
+    let Ok(reader) = reader(client.server()) else {
         return client.fail("Proc not available");
     };
     // Nothing here may wait for the guest: no FIFO's other end, no terminal, no way out of /proc.
@@ -56,12 +53,17 @@ pub fn run(rest: &[u8], client: &Client<'_>) {
     }
 }
 
-/// A task of the kernel whose whole world is a fresh /proc.
-fn reader(kernel: &Arc<Kernel>, proc: &ProcFs) -> Result<Arc<Task>> {
-    let sb = proc.instance(kernel, b"")?;
+/// A task of the kernel whose whole world is a /proc of its own.
+fn reader(server: &Server) -> Result<Arc<Task>> {
+    if let Some(task) = server.reader.get() {
+        return Ok(task.clone());
+    }
+    let kernel = &server.parts.kernel;
+    let sb = server.parts.proc.instance(kernel, b"")?;
     let mount = kernel.vfs.new_mount(sb, b"proc", 0);
     let ns = MountNs::new(0, mount.clone());
-    Ok(Task::of_kernel(kernel, "mconsole", FsContext::new(mount.root_path(), ns)))
+    let task = Task::of_kernel(kernel, "mconsole", FsContext::new(mount.root_path(), ns));
+    Ok(server.reader.get_or_init(|| task).clone())
 }
 
 /// The console is no process: what /proc says of the reader is what it says of init.

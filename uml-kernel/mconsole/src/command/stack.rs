@@ -22,11 +22,7 @@ pub fn run(rest: &[u8], client: &Client<'_>) {
     let Some(task) = client.kernel().tree.read().task(pid) else {
         return client.fail("Couldn't find that pid");
     };
-    let text = capture(|| {
-        for line in describe::stack(&task) {
-            pr_info!("{line}");
-        }
-    });
+    let text = capture(|| pr_info!("{}", describe::stack(&task).join("\n")));
     client.output(&text);
 }
 

@@ -35,10 +35,7 @@ pub fn every_task(kernel: &Arc<Kernel>) {
 pub fn blocked(kernel: &Arc<Kernel>) {
     for t in describe::tasks(kernel) {
         if describe::state(&t) == RunState::Blocked {
-            pr_info!("{}", describe::headline(&t));
-            for line in describe::stack(&t) {
-                pr_info!("{line}");
-            }
+            pr_info!("{}\n{}", describe::headline(&t), describe::stack(&t).join("\n"));
         }
     }
 }
@@ -50,10 +47,8 @@ pub fn running(kernel: &Arc<Kernel>) {
         if describe::state(&t) == RunState::Running {
             any = true;
             let cpu = uml_host::procinfo::thread_stat(t.host_tid()).map_or(0, |s| s.processor);
-            pr_info!("CPU: {cpu} PID: {} Comm: {}", t.tid, describe::name(&t));
-            for line in describe::stack(&t) {
-                pr_info!("{line}");
-            }
+            let head = format!("CPU: {cpu} PID: {} Comm: {}", t.tid, describe::name(&t));
+            pr_info!("{head}\n{}", describe::stack(&t).join("\n"));
         }
     }
     if !any {
