@@ -53,8 +53,15 @@ impl Line {
         Ok(Line::Terminal(f))
     }
 
+    /// A client of a port, which listens once a program has opened a line there.
     fn port(port: u16) -> Result<Line, String> {
-        let c = TcpStream::connect(("127.0.0.1", port)).map_err(|e| format!("port {port}: {e}"))?;
+        let mut connected = None;
+        let connect = || {
+            connected = TcpStream::connect(("127.0.0.1", port)).ok();
+            Ok(connected.is_some())
+        };
+        crate::keys::until(connect, "nobody listens on the port of a line")?;
+        let c = connected.ok_or("no connection")?;
         c.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
         c.set_nodelay(true).map_err(|e| e.to_string())?;
         Ok(Line::Connection(c))
@@ -237,13 +244,7 @@ END
             lines.push(Line::pts(&m, line)?);
         }
         for _ in 0..3 {
-            let mut connected = None;
-            let connect = || {
-                connected = Line::port(port).ok();
-                Ok(connected.is_some())
-            };
-            crate::keys::until(connect, "no getty opens a line on the port")?;
-            lines.extend(connected);
+            lines.push(Line::port(port)?);
         }
         // All prompts first, then all answers: they wait for each other nowhere.
         for l in &mut lines {
