@@ -65,6 +65,8 @@ pub struct Options {
     pub disks: Vec<String>,
     /// `vec...` in order, without the `vec`.
     pub vectors: Vec<String>,
+    /// `eth...` in order, without the `eth`.
+    pub legacy_nets: Vec<String>,
     /// `ip=`: an interface configured before init runs.
     pub ip: Option<IpOption>,
     pub seccomp: Seccomp,
@@ -233,6 +235,7 @@ impl Default for Options {
             log_stderr: false,
             disks: Vec::new(),
             vectors: Vec::new(),
+            legacy_nets: Vec::new(),
             ip: None,
             seccomp: Seccomp::Auto,
             platform: None,
@@ -456,6 +459,12 @@ fn late(o: &mut Options, line: &str) {
                 .is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit())) =>
             {
                 o.vectors.push(word[3..].into());
+            }
+            _ if word
+                .strip_prefix("eth")
+                .is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit())) =>
+            {
+                o.legacy_nets.push(word[3..].into());
             }
             ("console", Some(v)) => o.log_consoles.push(v.into()),
             ("stderr", Some("1")) | ("earlyprintk", _) => o.log_stderr = true,

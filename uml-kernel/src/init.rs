@@ -8,6 +8,7 @@ use uml_core::file::File;
 use uml_core::kernel::Kernel;
 use uml_core::task::Task;
 use uml_drivers::console::{ConsoleOptions, Consoles, StderrConsole};
+use uml_drivers::legacy::Legacy;
 use uml_drivers::ubd::Ubd;
 use uml_drivers::vector::Vectors;
 use uml_fs::hostfs;
@@ -74,6 +75,7 @@ pub fn register(
     let consoles = consoles(kernel, &layer, &reactor, o).map_err(text("consoles"))?;
     let disks = Ubd::install(kernel, &o.disks).map_err(text("ubd"))?;
     Vectors::install(kernel, &net, &o.vectors);
+    Legacy::install(kernel, &net, &o.legacy_nets);
     if let Some(ip) = &o.ip {
         netconfig::show(&proc, ip);
         if let Err(e) = netconfig::apply(ip, kernel, &net) {

@@ -72,7 +72,7 @@ fn ask(socket: &Path, command: &str) -> String {
     }
 }
 
-const DEVICES: [&str; 5] = ["ubd", "con", "ssl", "vec", "mem"];
+const DEVICES: [&str; 6] = ["ubd", "con", "ssl", "vec", "eth", "mem"];
 /// Families with numbers, and how many of each there are.
 const NUMBERED: [(&str, usize); 3] = [("ubd", 16), ("con", 16), ("ssl", 64)];
 const CHANNELS: [&str; 8] = ["null", "none", "fd:", "tty:/dev/", "pty", "pts", "port:", "xterm"];

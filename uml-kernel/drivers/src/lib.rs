@@ -1,7 +1,7 @@
 //! Devices with a side in the host: consoles, serial lines, block devices.
 //!
 //! Key types: [`door::Door`] (runs programs for the owner), [`console::Consoles`] (every `conN` and `sslN`), [`ubd::Ubd`] (every disk), [`console::spec`] and [`ubd::spec`]
-//! (their options, typed).
+//! (their options, typed), [`vector::Vectors`] and [`legacy::Legacy`] (network interfaces).
 //!
 //! Neighbours: `uml-tty` (terminals), `uml-formats` (COW images), `uml-host` (host calls) and `uml-core` below; the
 //! binary above, which parses the command line and hands the options over. The network and the management
@@ -13,6 +13,8 @@
 pub mod configure;
 pub mod console;
 pub mod door;
+pub mod interfaces;
+pub mod legacy;
 mod memory;
 pub mod number;
 pub mod stdio;

@@ -4,9 +4,10 @@
 use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -256,6 +257,85 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((a, b))
 }
 
+/// A Unix datagram socket bound to an address whose `sun_path` counts in full (an abstract one), not blocking.
+pub fn open_unix_datagram(name: &[u8; 108]) -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+    let (a, len) = unix_name(name);
+    // SAFETY: address and length belong together.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const a).cast(), len) })?;
+    Ok(fd)
+}
+
+/// Connects a Unix datagram socket to the address with this `sun_path`: only from there it is sent to.
+pub fn connect_unix_datagram(fd: &OwnedFd, name: &[u8; 108]) -> io::Result<()> {
+    let (a, len) = unix_name(name);
+    // SAFETY: address and length belong together.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const a).cast(), len) }).map(drop)
+}
+
+/// An address of which an abstract name counts in full, a path up to its NUL.
+fn unix_name(name: &[u8; 108]) -> (libc::sockaddr_un, libc::socklen_t) {
+    // SAFETY: plain data for which zero is valid.
+    let mut a: libc::sockaddr_un = unsafe { zeroed() };
+    a.sun_family = libc::AF_UNIX as u16;
+    for (to, from) in a.sun_path.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    (a, size_of::<libc::sockaddr_un>() as libc::socklen_t)
+}
+
+/// A stream connected to the Unix socket at `path`. It does not wait for a server that does not accept:
+/// `WouldBlock`.
+pub fn connect_unix_stream(path: &Path) -> io::Result<UnixStream> {
+    let fd = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    let a = unix_addr(path)?;
+    let len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: address and length belong together.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const a).cast(), len) })?;
+    let s = UnixStream::from(fd);
+    s.set_nonblocking(false)?;
+    Ok(s)
+}
+
+/// A UDP socket that is a member of the group, shared with other sockets of the host, with what is sent to others of
+/// this host, too.
+pub fn open_multicast(group: SocketAddrV4, ttl: u8) -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_int(&fd, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, libc::c_int::from(ttl))?;
+    set_int(&fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 1)?;
+    let fd = bound(fd, group.into())?;
+    let m = libc::ip_mreq {
+        imr_multiaddr: libc::in_addr { s_addr: u32::from_ne_bytes(group.ip().octets()) },
+        imr_interface: libc::in_addr { s_addr: 0 },
+    };
+    let len = size_of::<libc::ip_mreq>() as libc::socklen_t;
+    let name = libc::IP_ADD_MEMBERSHIP;
+    // SAFETY: value and length belong together.
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IP, name, (&raw const m).cast(), len)
+    })?;
+    Ok(fd)
+}
+
+/// Has the interface of a packet socket receive what is for other stations as well.
+pub fn set_promiscuous(fd: &OwnedFd, name: &str) -> io::Result<()> {
+    let index = index_of(name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+    let m = libc::packet_mreq {
+        mr_ifindex: index as i32,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let len = size_of::<libc::packet_mreq>() as libc::socklen_t;
+    let name = libc::PACKET_ADD_MEMBERSHIP;
+    // SAFETY: value and length belong together.
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, name, (&raw const m).cast(), len)
+    })
+    .map(drop)
+}
+
 fn make_private(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
     unsafe {
@@ -383,6 +463,14 @@ pub fn send_many(
 /// True when the descriptor is a socket.
 pub fn is_socket(fd: &OwnedFd) -> bool {
     nix::sys::stat::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFSOCK)
+}
+
+/// True for sockets on which a message may be empty, so that nothing received is not the end.
+pub fn is_datagram(fd: &OwnedFd) -> bool {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    is_socket(fd)
+        && getsockopt(fd, sockopt::SockType)
+            .is_ok_and(|t| matches!(t, SockType::Datagram | SockType::Raw))
 }
 
 /// Waits until `fd` is readable (or, with `write`, writable) or `stop` is. Returns both.

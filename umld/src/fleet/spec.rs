@@ -24,7 +24,7 @@ pub struct FleetFile {
     /// Members with a name and keys of their own; they come in addition to the counted ones, or change one of them.
     #[serde(default)]
     pub member: Vec<Member>,
-    /// Virtual switches. Refused until the built-in kernel has network devices.
+    /// Virtual switches. Refused: a fleet starts none, its members join one that runs.
     #[serde(default)]
     pub switch: Vec<Table>,
 }
@@ -87,7 +87,7 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
     if !file.switch.is_empty() {
         return Err(complain(
             "switch[0]",
-            "switch: the built-in kernel cannot join a uml_switch yet; use [[net]] in the template",
+            "switch: a fleet starts no switch of its own; run a uml_switch and have the template join it by [[net]] mode = \"switch\"",
         ));
     }
     let common = &file.fleet;

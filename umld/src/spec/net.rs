@@ -1,26 +1,21 @@
 //! Network interfaces: modes, ports, addresses, and the kernel's words for them.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use super::diagnose::nearest;
 use super::load::Loaded;
 use super::vm::{Net, VmFile};
 use crate::failure::Result;
 
-/// What `[[net]]` can ask for; all but the first and the last are vector transports that the host must provide.
-pub const MODES: [&str; 10] =
-    ["user", "tap", "raw", "hybrid", "gre", "l2tpv3", "bess", "fd", "vde", "none"];
+/// What `[[net]]` can ask for; all but `user`, `switch` and `none` are vector transports that the host must provide.
+pub const MODES: [&str; 11] =
+    ["user", "tap", "raw", "hybrid", "gre", "l2tpv3", "bess", "fd", "vde", "switch", "none"];
 
 /// Other words for networks, and what to write here.
 const INSTEAD: [(&str, &str); 10] = [
-    (
-        "switch",
-        "no kernel here joins a uml_switch by vecN; use \"vde\" with options.vnl, or \"tap\" on a bridge",
-    ),
-    (
-        "daemon",
-        "no kernel here joins a uml_switch by vecN; use \"vde\" with options.vnl, or \"tap\" on a bridge",
-    ),
+    ("daemon", "use \"switch\" with options.socket"),
+    ("uml_switch", "use \"switch\" with options.socket"),
     ("bridge", "use \"tap\" with options.ifname, a tap device that is a port of the bridge"),
     ("tuntap", "use \"tap\" with options.ifname"),
     ("proxy", "these kernels have no such transport; use \"user\" or \"tap\""),
@@ -32,13 +27,14 @@ const INSTEAD: [(&str, &str); 10] = [
 ];
 
 /// Options without which the transport cannot work.
-const REQUIRED: [(&str, &[&str]); 6] = [
+const REQUIRED: [(&str, &[&str]); 7] = [
     ("raw", &["ifname"]),
     ("hybrid", &["ifname"]),
     ("gre", &["src", "dst"]),
     ("l2tpv3", &["src", "dst", "rx_session", "tx_session"]),
     ("bess", &["dst"]),
     ("fd", &["fd"]),
+    ("switch", &["socket"]),
 ];
 
 /// The mode of an interface.
@@ -46,17 +42,25 @@ pub fn mode(n: &Net) -> &str {
     n.mode.as_deref().unwrap_or("user")
 }
 
+/// What the kernel's names of interfaces of a mode begin with: a switch is joined by a legacy interface, which the
+/// stock kernels of the 6.1 series have as well.
+fn family(n: &Net) -> &'static str {
+    if mode(n) == "switch" { "eth" } else { "vec" }
+}
+
 /// The interfaces a machine gets, with their kernel names.
 fn present(list: &[Net]) -> impl Iterator<Item = (String, &Net)> {
     let taken: Vec<&str> = list.iter().filter_map(|n| n.id.as_deref()).collect();
-    let mut next = 0;
+    let mut next = [0; 2];
     list.iter().filter(|n| mode(n) != "none").map(move |n| {
         let id = n.id.clone().unwrap_or_else(|| {
-            while taken.contains(&format!("vec{next}").as_str()) {
-                next += 1;
+            let f = family(n);
+            let next = &mut next[usize::from(f == "eth")];
+            while taken.contains(&format!("{f}{next}").as_str()) {
+                *next += 1;
             }
-            next += 1;
-            format!("vec{}", next - 1)
+            *next += 1;
+            format!("{f}{}", *next - 1)
         });
         (id, n)
     })
@@ -177,6 +181,10 @@ pub fn words(list: &[Net], name: &str, own_init: bool) -> Vec<String> {
     let mut out = Vec::new();
     for (i, (id, n)) in present(list).enumerate() {
         let mac = n.mac.clone().unwrap_or_else(|| super::cmdline::mac_of(name, i));
+        if let Some(socket) = n.options.get("socket").filter(|_| mode(n) == "switch") {
+            out.push(format!("{id}=daemon,{mac},unix,{socket}"));
+            continue;
+        }
         let mut word = format!("{id}:transport={},mac={mac}", mode(n));
         for (k, v) in &n.options {
             word += &format!(",{k}={v}");
@@ -197,9 +205,10 @@ pub fn check(l: &Loaded) -> Result {
     for (i, n) in l.vm.net.iter().enumerate() {
         let at = |key: &str| format!("net[{i}].{key}");
         if let Some(id) = n.id.as_deref() {
-            let number = id.strip_prefix("vec").filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+            let f = family(n);
+            let number = id.strip_prefix(f).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
             if number.and_then(|d| d.parse::<u16>().ok()).is_none() {
-                let text = format!("no such interface \"{id}\"; expected vec0, vec1 and so on");
+                let text = format!("no such interface \"{id}\"; expected {f}0, {f}1 and so on");
                 return Err(l.complain(&at("id"), &text));
             }
             if seen.contains(&id) {
@@ -261,7 +270,29 @@ fn check_mode(l: &Loaded, i: usize, n: &Net) -> Result {
     if let Some(k) = needed.iter().find(|k| !n.options.contains_key(**k)) {
         return Err(l.complain(&at, &format!("mode \"{mode}\" needs options.{k}")));
     }
+    if mode == "switch" {
+        switch(n).map_err(|(k, e)| l.complain(&format!("net[{i}].options.{k}"), &e))?;
+    }
     Ok(())
+}
+
+/// Checks the options of a switch; the error is about one of them.
+fn switch(n: &Net) -> std::result::Result<(), (&str, String)> {
+    if let Some((k, _)) = n.options.iter().find(|(k, _)| *k != "socket") {
+        return Err((k, "mode \"switch\" has no such option, only socket".into()));
+    }
+    match n.options.get("socket").map(|s| Path::new(s)) {
+        Some(s) if !s.is_absolute() => {
+            let text =
+                format!("\"{}\": expected the absolute path of a control socket", s.display());
+            Err(("socket", text))
+        }
+        // sun_path with its NUL.
+        Some(s) if s.as_os_str().len() > 107 => {
+            Err(("socket", "longer than the 107 bytes of a socket's path".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_addresses(l: &Loaded, i: usize, n: &Net, addressed: &mut bool) -> Result {
@@ -319,6 +350,17 @@ pub fn parse(text: &str, ports: &[String]) -> std::result::Result<Vec<Net>, Stri
             None => format!("--net {mode}: expected one of {}", MODES.join(", ")),
         });
     }
+    if mode == "switch" {
+        if let Some(s) = n.options.get_mut("socket")
+            && let Ok(p) = std::path::absolute(&*s)
+            && let Some(p) = p.to_str()
+        {
+            *s = p.to_owned();
+        }
+        let known = n.options.contains_key("socket");
+        known.then_some(()).ok_or_else(|| "--net switch needs socket=PATH".to_owned())?;
+        switch(&n).map_err(|(k, e)| format!("--net: {k}: {e}"))?;
+    }
     if mode == "user" {
         router(&n).map_err(|e| format!("--net: {e}"))?;
     } else if !ports.is_empty() {
@@ -374,5 +416,21 @@ mod tests {
         let list = [net(None), net(Some("vec0")), net(None)];
         let names: Vec<String> = present(&list).map(|(n, _)| n).collect();
         assert_eq!(names, ["vec1", "vec0", "vec2"]);
+    }
+
+    #[test]
+    fn a_switch_is_joined_by_a_legacy_interface() {
+        let n = parse("switch,socket=/run/s.ctl,mac=02:00:00:00:00:01", &[]).unwrap();
+        assert_eq!(words(&n, "x", true), ["eth0=daemon,02:00:00:00:00:01,unix,/run/s.ctl"]);
+        let n = parse("switch,socket=s.ctl", &[]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert!(words(&n, "x", true)[0].ends_with(&format!(",unix,{}/s.ctl", here.display())));
+        assert!(parse("switch", &[]).unwrap_err().contains("socket=PATH"));
+        assert!(parse("switch,socket=/s,depth=3", &[]).unwrap_err().contains("depth"));
+        assert!(parse("daemon", &[]).unwrap_err().contains("\"switch\""));
+        let with = |m: &str| Net { mode: Some(m.into()), ..Net::default() };
+        let list = [with("switch"), with("tap"), with("switch")];
+        let names: Vec<String> = present(&list).map(|(n, _)| n).collect();
+        assert_eq!(names, ["eth0", "vec0", "eth1"]);
     }
 }

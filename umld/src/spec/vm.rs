@@ -134,12 +134,13 @@ pub struct Disk {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Net {
-    /// `vec0` and so on. Default: the first that is free, in the order of the file.
+    /// `vec0` and so on, `eth0` and so on with mode `switch`. Default: the first that is free, in the order of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// `user`: a router inside the machine's own process, so that the guest reaches the network by the host's sockets,
     /// without any privilege. `tap`, `raw`, `hybrid`, `gre`, `l2tpv3`, `bess`, `fd`, `vde`: the kernel's transports of
-    /// these names, see linux(1). `none`: no interface, where a file extends one that has it. Default: `user`.
+    /// these names, see linux(1). `switch`: a port of a running uml_switch(1), by the kernel's `ethN=daemon`, which
+    /// kernels after the 6.1 series other than the built-in one do not have. `none`: no interface, where a file extends one that has it. Default: `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Ethernet address. Default: derived from the machine's name.
@@ -164,7 +165,8 @@ pub struct Net {
     pub dns: Vec<String>,
     /// Further options of the transport, by name. For `user`: `net`, `gateway`, `dns`, `guest`, `net6`, `ipv6`,
     /// `loopback` (0: the gateway does not lead to the host's own services), `restrict` (1: nothing leaves but answers
-    /// to forwarded ports), `dhcp`, `hostname`, `domain`, `nameserver`. All are described in linux(1). Default: none.
+    /// to forwarded ports), `dhcp`, `hostname`, `domain`, `nameserver`. All are described in linux(1). For `switch`: `socket`, the absolute path of the
+    /// switch's control socket. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
 }

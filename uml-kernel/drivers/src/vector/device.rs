@@ -19,8 +19,7 @@ use uml_net::wire::ethernet::Mac;
 use uml_net::wire::vnet::Vnet;
 
 use super::frame::{self, Encap};
-use super::open::{self, Endpoint};
-use super::spec::VectorSpec;
+use super::open::{Endpoint, Failed};
 
 /// Frames shorter than this are copied out of the receive buffer, so that it can be used again.
 const COPY_BREAK: usize = 2048;
@@ -32,10 +31,31 @@ pub struct Stats {
     pub rx_csum_good: AtomicU64,
 }
 
+/// What opens the host side of an interface; the interface's end closes it.
+pub trait HostSide: Send + Sync {
+    /// Opens it for an interface with the address `mac`; what was wrong is logged.
+    fn open(&self, mac: Mac) -> std::result::Result<Endpoint, Failed>;
+}
+
+/// What the data path needs to know about an interface.
+pub struct Shape {
+    /// Its name in messages, such as `vec0`.
+    pub name: String,
+    /// Driver and bus name of ethtool.
+    pub driver: (&'static str, String),
+    /// Packets of a batch.
+    pub depth: usize,
+    /// Frames are moved in batches where the host side is a socket.
+    pub batches: bool,
+    /// The host cuts and sums, before it is known from an open host side.
+    pub offload: bool,
+}
+
 /// An interface with a host side.
 pub struct VectorDevice {
     me: Weak<VectorDevice>,
-    pub spec: VectorSpec,
+    shape: Shape,
+    host: Box<dyn HostSide>,
     mac: Mutex<Mac>,
     open: Mutex<Option<Open>>,
     pub stats: Stats,
@@ -58,11 +78,12 @@ struct Shared {
 }
 
 impl VectorDevice {
-    /// The device of a specification, closed.
-    pub fn new(spec: VectorSpec, mac: Mac) -> Arc<VectorDevice> {
+    /// A device, closed.
+    pub fn new(shape: Shape, host: Box<dyn HostSide>, mac: Mac) -> Arc<VectorDevice> {
         Arc::new_cyclic(|me| VectorDevice {
             me: me.clone(),
-            spec,
+            shape,
+            host,
             mac: Mutex::new(Rank::LEAF, mac),
             open: Mutex::new(Rank::LEAF, None),
             stats: Stats::default(),
@@ -77,7 +98,7 @@ impl VectorDevice {
     fn receive(&self, end: &Endpoint, shared: &Shared, iface: &Arc<Interface>, stack: &Arc<Stack>) {
         use std::os::fd::AsFd;
         // Batches need a buffer for each frame; only what frames fill is ever touched.
-        let many = if self.spec.vec && end.rx_socket { self.spec.depth } else { 1 };
+        let many = if self.shape.batches && end.rx_socket { self.shape.depth } else { 1 };
         let mut slabs: Vec<Slab> = (0..many).map(|_| Slab::new(SLAB)).collect();
         let mut lens = Vec::new();
         let mut joiner = Joiner::default();
@@ -125,7 +146,7 @@ impl VectorDevice {
         joiner: &mut Joiner,
     ) -> Option<std::io::Error> {
         let mut seen = 0;
-        while seen < self.spec.depth {
+        while seen < self.shape.depth {
             let r = match &mut *slabs {
                 [one] => netdev::recv(&end.rx, one.bytes_mut(), end.rx_socket).map(|n| {
                     lens.clear();
@@ -142,7 +163,7 @@ impl VectorDevice {
                 Err(e) => return Some(e),
             }
             for (slab, n) in slabs.iter_mut().zip(lens.iter().copied()) {
-                if n == 0 && !matches!(end.encap, Encap::Gre(..) | Encap::L2tpv3(..)) {
+                if n == 0 && end.ends {
                     return Some(std::io::Error::from(ErrorKind::UnexpectedEof));
                 }
                 self.frame(end, slab, n, joiner);
@@ -165,7 +186,7 @@ impl VectorDevice {
             Err(e) => {
                 self.stats.rx_encaps_errors.fetch_add(1, Ordering::Relaxed);
                 if !self.complained.swap(true, Ordering::Relaxed) {
-                    pr_err!("vec{}: {}", self.spec.unit, e.0);
+                    pr_err!("{}: {}", self.shape.name, e.0);
                 }
                 return;
             }
@@ -195,8 +216,8 @@ impl VectorDevice {
     fn died(&self, shared: &Shared, e: &std::io::Error) {
         if !shared.dead.swap(true, Ordering::SeqCst) {
             pr_err!(
-                "vec{}: host side failed: {e}; set the interface down and up again",
-                self.spec.unit
+                "{}: host side failed: {e}; set the interface down and up again",
+                self.shape.name
             );
         }
     }
@@ -229,18 +250,17 @@ fn send(end: &Endpoint, queue: &VecDeque<Packet>, many: usize) -> std::io::Resul
 
 impl Device for VectorDevice {
     fn features(&self) -> Features {
-        use super::spec::Transport;
         // What the host was asked for when the transport has the header.
         let offload = match self.current() {
             Some((e, _)) => e.offload,
-            None => matches!(self.spec.transport, Transport::Tap { .. } | Transport::Hybrid { .. }),
+            None => self.shape.offload,
         };
         Features { tx_csum: offload, tso4: offload, tso6: offload, uso: false }
     }
 
     fn open(&self, iface: &Arc<Interface>, stack: &Arc<Stack>) -> Result<()> {
         let mac = *self.mac.lock();
-        let end = open::open(&self.spec, mac).map_err(|_| EINVAL)?;
+        let end = self.host.open(mac).map_err(|_| EINVAL)?;
         let stop = Signal::new().map_err(|_| EMFILE)?;
         let end = Arc::new(end);
         let shared = Arc::new(Shared {
@@ -252,7 +272,7 @@ impl Device for VectorDevice {
         let me = self.me.upgrade().ok_or(ENODEV)?;
         let (e, s, i, st) = (end.clone(), shared.clone(), iface.clone(), stack.clone());
         let thread = std::thread::Builder::new()
-            .name(format!("vec{} rx", self.spec.unit))
+            .name(format!("{} rx", self.shape.name))
             .spawn(move || me.receive(&e, &s, &i, &st))
             .map_err(|_| EAGAIN)?;
         *self.open.lock() = Some(Open { end, shared, thread: Some(thread) });
@@ -283,9 +303,14 @@ impl Device for VectorDevice {
             batch.clear();
             return sent;
         };
-        let many = if self.spec.vec && end.tx_socket { self.spec.depth } else { 1 };
+        let many = if self.shape.batches && end.tx_socket { self.shape.depth } else { 1 };
         while !batch.is_empty() {
             if shared.dead.load(Ordering::Relaxed) {
+                sent.dropped += batch.len() as u64;
+                batch.clear();
+                break;
+            }
+            if end.receive_only {
                 sent.dropped += batch.len() as u64;
                 batch.clear();
                 break;
@@ -335,6 +360,6 @@ impl Device for VectorDevice {
     }
 
     fn driver(&self) -> (&'static str, String) {
-        ("uml-vector", format!("uml-vector.{}", self.spec.unit))
+        self.shape.driver.clone()
     }
 }

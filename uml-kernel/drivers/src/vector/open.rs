@@ -10,6 +10,7 @@ use uml_base::{pr_err, pr_info, pr_warn};
 use uml_host::netdev::{self, HostAddr};
 use uml_net::wire::ethernet::Mac;
 
+use super::device::HostSide;
 use super::frame::Encap;
 use super::spec::{Transport, Tunnel, VectorSpec};
 
@@ -19,6 +20,10 @@ pub struct Endpoint {
     pub tx: OwnedFd,
     pub rx_socket: bool,
     pub tx_socket: bool,
+    /// Nothing received is the end; else it is an empty datagram.
+    pub ends: bool,
+    /// Nothing can be sent.
+    pub receive_only: bool,
     /// Header of both directions.
     pub encap: Encap,
     pub to: Option<HostAddr>,
@@ -33,13 +38,13 @@ pub struct Endpoint {
 /// The error is logged; what is returned is for the interface's caller.
 pub struct Failed;
 
-fn failed<T>(text: String) -> Result<T, Failed> {
+pub(crate) fn failed<T>(text: String) -> Result<T, Failed> {
     pr_err!("{text}");
     Err(Failed)
 }
 
 /// Classic filter that drops frames of the interface's own address (spec A.3).
-fn own_frames(mac: Mac) -> Vec<(u16, u8, u8, u32)> {
+pub(crate) fn own_frames(mac: Mac) -> Vec<(u16, u8, u8, u32)> {
     let m = mac.0;
     let low = u32::from_be_bytes([m[2], m[3], m[4], m[5]]);
     let high = u32::from(u16::from_be_bytes([m[0], m[1]]));
@@ -53,7 +58,7 @@ fn own_frames(mac: Mac) -> Vec<(u16, u8, u8, u32)> {
     ]
 }
 
-fn tap(ifname: &Option<String>) -> Result<(OwnedFd, String), Failed> {
+pub(crate) fn tap(ifname: &Option<String>) -> Result<(OwnedFd, String), Failed> {
     if let Some(n) = ifname {
         return netdev::open_tap(Some(n)).or_else(|e| {
             pr_err!("uml_tap: failed to create tun interface");
@@ -75,17 +80,19 @@ fn tap(ifname: &Option<String>) -> Result<(OwnedFd, String), Failed> {
     })
 }
 
-fn plain(fd: OwnedFd, encap: Encap) -> Result<Endpoint, Failed> {
+pub(crate) fn plain(fd: OwnedFd, encap: Encap) -> Result<Endpoint, Failed> {
     let tx = match netdev::duplicate(&fd) {
         Ok(t) => t,
         Err(e) => return failed(format!("vector: no descriptor: {e}")),
     };
     let socket = netdev::is_socket(&fd);
     Ok(Endpoint {
+        ends: !netdev::is_datagram(&fd),
         rx: fd,
         tx,
         rx_socket: socket,
         tx_socket: socket,
+        receive_only: false,
         encap,
         to: None,
         offload: false,
@@ -94,8 +101,14 @@ fn plain(fd: OwnedFd, encap: Encap) -> Result<Endpoint, Failed> {
     })
 }
 
+impl HostSide for VectorSpec {
+    fn open(&self, mac: Mac) -> Result<Endpoint, Failed> {
+        open(self, mac)
+    }
+}
+
 /// Opens what `spec` says for an interface with the address `mac`.
-pub fn open(spec: &VectorSpec, mac: Mac) -> Result<Endpoint, Failed> {
+fn open(spec: &VectorSpec, mac: Mac) -> Result<Endpoint, Failed> {
     let end = match &spec.transport {
         Transport::Tap { ifname } => {
             let (fd, name) = tap(ifname)?;
@@ -282,7 +295,7 @@ fn bess(src: Option<&str>, dst: Option<&str>) -> Result<Endpoint, Failed> {
     }
 }
 
-fn vde(t: &Transport) -> Result<Endpoint, Failed> {
+pub(crate) fn vde(t: &Transport) -> Result<Endpoint, Failed> {
     use std::os::fd::AsRawFd;
     let Transport::Vde { vnl, descr, port, mode, group } = t else { return Err(Failed) };
     let (ours, theirs) = match netdev::seqpacket_pair() {

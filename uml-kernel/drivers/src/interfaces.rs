@@ -1,0 +1,150 @@
+//! Network interfaces of the drivers by their number: what the families of `vecN` and `ethN` have in common.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use uml_base::{Mutex, Rank, pr_err, pr_info, pr_warn};
+use uml_core::configure::{Outcome, Refusal};
+use uml_core::device::{Attribute, DeviceSpec};
+use uml_core::kernel::Kernel;
+use uml_net::interface::{Device, Interface, Link, iff};
+use uml_net::stack::Stack;
+use uml_net::wire::ethernet::Mac;
+
+/// The interfaces of a family.
+pub struct Units {
+    kernel: Weak<Kernel>,
+    stack: Arc<Stack>,
+    units: Mutex<BTreeMap<u32, Unit>>,
+}
+
+struct Unit {
+    iface: Arc<Interface>,
+    nodes: Vec<Arc<uml_core::device::Device>>,
+}
+
+/// The address an interface gets, with the driver's words about it.
+pub(crate) fn choose_mac(given: Option<Mac>, problem: Option<&String>, whose: &str) -> Mac {
+    if let Some(e) = problem {
+        pr_err!("{e}");
+    }
+    if let Some(m) = given {
+        if m.0[0] & 2 == 0 {
+            let mut local = m;
+            local.0[0] |= 2;
+            pr_warn!("Warning: Assigning a globally valid ethernet address to a device");
+            pr_warn!("You should set the 2nd rightmost bit in the first byte of the MAC,");
+            pr_warn!("i.e. {local}");
+        }
+        return m;
+    }
+    pr_info!("Choosing a random ethernet address{whose}");
+    let mut b = [0; 6];
+    uml_host::random::fill(&mut b);
+    b[0] = b[0] & !1 | 2;
+    Mac(b)
+}
+
+impl Units {
+    /// A family without interfaces.
+    pub fn new(kernel: &Arc<Kernel>, stack: &Arc<Stack>) -> Units {
+        Units {
+            kernel: Arc::downgrade(kernel),
+            stack: stack.clone(),
+            units: Mutex::new(Rank::DEVICE, BTreeMap::new()),
+        }
+    }
+
+    /// True when there is an interface of this number.
+    pub fn has(&self, unit: u32) -> bool {
+        self.units.lock().contains_key(&unit)
+    }
+
+    /// Adds an interface, down, with its entries in sysfs; `mtu` is the present and the largest one, `platform` the
+    /// device on the platform bus and its driver. The error is a text.
+    pub fn add(
+        &self,
+        unit: u32,
+        name: String,
+        platform: (String, &'static str),
+        mac: Mac,
+        mtu: (usize, usize),
+        device: Arc<dyn Device>,
+    ) -> Result<(), String> {
+        let iface = self
+            .stack
+            .add_interface(&name, Link::Ethernet, mac, mtu.0, mtu.1, device)
+            .map_err(|e| format!("{name}: {e}"))?;
+        let mut nodes = Vec::new();
+        if let Some(kernel) = self.kernel.upgrade() {
+            let reg = &kernel.vfs.registry;
+            let bus = DeviceSpec::bus("platform", platform.0, platform.1);
+            if let Ok(d) = kernel.devices.add(reg, bus) {
+                nodes.extend(kernel.devices.add(reg, net_device(&iface).below(&d)));
+                nodes.insert(0, d);
+            }
+        }
+        self.units.lock().insert(unit, Unit { iface, nodes });
+        Ok(())
+    }
+
+    /// Removes the interface whose number is `text`, as the management console asks for it.
+    pub fn remove(&self, text: &str) -> Outcome {
+        let unit = crate::number::whole(text)
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| Refusal::general("Couldn't parse device number"))?;
+        let u = {
+            let mut units = self.units.lock();
+            match units.get(&unit) {
+                None => return Err(Refusal::errno(libc::ENODEV, "Device doesn't exist")),
+                Some(u) if u.iface.flags() & iff::UP != 0 => {
+                    return Err(Refusal::errno(libc::EBUSY, "Device is currently open"));
+                }
+                Some(_) => units.remove(&unit),
+            }
+        };
+        if let Some(u) = u {
+            self.stack.remove_interface(&u.iface);
+            if let Some(k) = self.kernel.upgrade() {
+                for d in u.nodes.iter().rev() {
+                    k.devices.remove(&k.vfs.registry, d);
+                }
+            }
+        }
+        Ok(String::new())
+    }
+}
+
+/// An interface for sysfs (Documentation/ABI/testing/sysfs-class-net).
+pub fn net_device(iface: &Arc<Interface>) -> DeviceSpec {
+    type Get = fn(&Interface) -> String;
+    let files: [(&'static str, Get); 12] = [
+        ("address", |i| i.mac().to_string()),
+        ("addr_len", |_| "6".into()),
+        ("broadcast", |i| if i.is_loopback() { Mac::ZERO } else { Mac::BROADCAST }.to_string()),
+        ("carrier", |i| u8::from(i.is_up()).to_string()),
+        ("dev_id", |_| "0x0".into()),
+        ("flags", |i| format!("{:#x}", i.flags())),
+        ("ifindex", |i| i.index.to_string()),
+        ("iflink", |i| i.index.to_string()),
+        ("mtu", |i| i.mtu().to_string()),
+        ("operstate", |i| {
+            let up = if i.is_loopback() { "unknown" } else { "up" };
+            if i.is_up() { up } else { "down" }.into()
+        }),
+        ("tx_queue_len", |i| i.tx_queue_len.load(std::sync::atomic::Ordering::Relaxed).to_string()),
+        ("type", |i| uml_net::tap::hardware_type(i.link).to_string()),
+    ];
+    let mut spec = DeviceSpec::class("net", iface.name());
+    spec.env.push(("INTERFACE", iface.name()));
+    spec.env.push(("IFINDEX", iface.index.to_string()));
+    for (name, get) in files {
+        let i = iface.clone();
+        spec.attributes.push(Attribute::new(name, move |out| {
+            out.extend_from_slice(get(&i).as_bytes());
+            out.push(b'\n');
+            Ok(())
+        }));
+    }
+    spec
+}
