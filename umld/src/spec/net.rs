@@ -281,7 +281,7 @@ fn switch(n: &Net) -> std::result::Result<(), (&str, String)> {
     if let Some((k, _)) = n.options.iter().find(|(k, _)| *k != "socket") {
         return Err((k, "mode \"switch\" has no such option, only socket".into()));
     }
-    match n.options.get("socket").map(|s| Path::new(s)) {
+    match n.options.get("socket").map(Path::new) {
         Some(s) if !s.is_absolute() => {
             let text =
                 format!("\"{}\": expected the absolute path of a control socket", s.display());
