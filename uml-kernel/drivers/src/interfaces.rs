@@ -7,7 +7,7 @@ use uml_base::{Mutex, Rank, pr_err, pr_info, pr_warn};
 use uml_core::configure::{Outcome, Refusal};
 use uml_core::device::{Attribute, DeviceSpec};
 use uml_core::kernel::Kernel;
-use uml_net::interface::{Device, Interface, Link, iff};
+use uml_net::interface::{Device, Interface, Link};
 use uml_net::stack::Stack;
 use uml_net::wire::ethernet::Mac;
 
@@ -97,14 +97,15 @@ impl Units {
             let mut units = self.units.lock();
             match units.get(&unit) {
                 None => return Err(Refusal::errno(libc::ENODEV, "Device doesn't exist")),
-                Some(u) if u.iface.flags() & iff::UP != 0 => {
+                Some(u) if u.iface.present().0.is_up() => {
                     return Err(Refusal::errno(libc::EBUSY, "Device is currently open"));
                 }
                 Some(_) => units.remove(&unit),
             }
         };
         if let Some(u) = u {
-            self.stack.remove_interface(&u.iface);
+            let (now, moved_to) = u.iface.present();
+            moved_to.as_ref().unwrap_or(&self.stack).remove_interface(&now);
             if let Some(k) = self.kernel.upgrade() {
                 for d in u.nodes.iter().rev() {
                     k.devices.remove(&k.vfs.registry, d);

@@ -76,6 +76,17 @@ impl Default for NetPart {
     }
 }
 
+impl Drop for NetPart {
+    fn drop(&mut self) {
+        // What stands for something of the host goes back to the first namespace.
+        let Some(k) = kernel() else { return };
+        let home = k.namespaces.net.parts.get::<NetPart>().stack.clone();
+        if !Arc::ptr_eq(&home, &self.stack) {
+            self.stack.end(Some(home));
+        }
+    }
+}
+
 struct State {
     timer: Option<Timer>,
     at: Time,

@@ -34,7 +34,7 @@ impl SocketFamily for Inet {
             (libc::SOCK_DGRAM, p) if p == icmp => Ok(DgramSocket::ping(task, &stack, self.v6)),
             (libc::SOCK_RAW, 0) => Err(EPROTONOSUPPORT),
             (libc::SOCK_RAW, p) => {
-                task.require(Cap::NetRaw)?;
+                crate::require_net(task, Cap::NetRaw)?;
                 Ok(DgramSocket::raw(task, &stack, self.v6, p as u8))
             }
             (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(EPROTONOSUPPORT),
@@ -47,7 +47,7 @@ struct PacketFamily;
 
 impl SocketFamily for PacketFamily {
     fn create(&self, task: &Task, kind: i32, protocol: i32) -> Result<Arc<dyn Socket>> {
-        task.require(Cap::NetRaw)?;
+        crate::require_net(task, Cap::NetRaw)?;
         let cooked = match kind {
             libc::SOCK_RAW => false,
             libc::SOCK_DGRAM => true,

@@ -108,7 +108,7 @@ pub fn device(cx: &mut Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Resul
             | SIOCSIFHWADDR
             | SIOCSIFTXQLEN
     ) {
-        task.require(Cap::NetAdmin)?;
+        crate::require_net(&task, Cap::NetAdmin)?;
         change(stack, &i, cmd, &r)?;
         return Ok(0);
     }
@@ -275,7 +275,7 @@ fn list(cx: &Ctx<'_>, stack: &Arc<Stack>, arg: u64) -> Result<u64> {
 
 /// `struct rtentry`.
 fn route(cx: &Ctx<'_>, stack: &Arc<Stack>, add: bool, arg: u64) -> Result<u64> {
-    cx.task.require(Cap::NetAdmin)?;
+    crate::require_net(&cx.task, Cap::NetAdmin)?;
     let r = user::read_bytes(&cx.task, arg, 120)?;
     let (dst, gateway, mask) = (v4_of(&r[8..]), v4_of(&r[24..]), v4_of(&r[40..]));
     let flags = u16::from_le_bytes([r[56], r[57]]);
@@ -319,7 +319,7 @@ fn route(cx: &Ctx<'_>, stack: &Arc<Stack>, add: bool, arg: u64) -> Result<u64> {
 fn arp(cx: &Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Result<u64> {
     let mut r = user::read_bytes(&cx.task, arg, 68)?;
     if cmd != SIOCGARP {
-        cx.task.require(Cap::NetAdmin)?;
+        crate::require_net(&cx.task, Cap::NetAdmin)?;
     }
     let addr = IpAddr::V4(v4_of(&r));
     let end = r[52..68].iter().position(|c| *c == 0).unwrap_or(16);

@@ -181,7 +181,7 @@ fn set_socket(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
                 t.stack.interface_named(text).ok_or(ENODEV)?.index
             };
             if t.opts.lock().device != 0 {
-                task.require(Cap::NetRaw)?;
+                crate::require_net(task, Cap::NetRaw)?;
             }
             t.opts.lock().device = index;
             Ok(())
@@ -316,8 +316,8 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         libc::IP_FREEBIND => t.opts.lock().free_bind = int(v)? != 0,
         libc::IP_TRANSPARENT => {
             let on = int(v)? != 0;
-            if on && task.require(Cap::NetRaw).is_err() {
-                task.require(Cap::NetAdmin)?;
+            if on && crate::require_net(task, Cap::NetRaw).is_err() {
+                crate::require_net(task, Cap::NetAdmin)?;
             }
             t.opts.lock().transparent = on;
         }
@@ -420,7 +420,7 @@ fn set_v6(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         }
         libc::IPV6_DONTFRAG => t.opts.lock().dontfrag = whole_int(v)? != 0,
         libc::IPV6_TRANSPARENT => {
-            task.require(Cap::NetAdmin)?;
+            crate::require_net(task, Cap::NetAdmin)?;
             t.opts.lock().transparent = whole_int(v)? != 0;
         }
         IPV6_FREEBIND => t.opts.lock().free_bind = whole_int(v)? != 0,

@@ -31,7 +31,7 @@ mod wait;
 use std::sync::Arc;
 
 use uml_core::kernel::Kernel;
-use uml_core::task::Task;
+use uml_core::task::{Cap, Task};
 use uml_net::interface::iff;
 use uml_net::stack::Stack;
 use uml_procfs::ProcFs;
@@ -41,6 +41,11 @@ pub use clock::NetPart;
 /// The network namespace of a task.
 pub fn stack_of(task: &Task) -> Arc<Stack> {
     task.ns().net.parts.get::<NetPart>().stack.clone()
+}
+
+/// `EPERM` unless the task has `cap` in the user namespace that its network namespace belongs to.
+pub(crate) fn require_net(task: &Task, cap: Cap) -> uml_abi::Result<()> {
+    task.require_in(&task.ns().net.owner, cap)
 }
 
 /// Enters the families, netlink's routing protocol and files of /proc; called once at boot. Returns the

@@ -51,6 +51,8 @@ pub mod kind {
     pub const GETNEIGHTBL: u16 = 66;
     pub const GETADDRLABEL: u16 = 74;
     pub const GETNETCONF: u16 = 82;
+    pub const NEWNSID: u16 = 88;
+    pub const GETNSID: u16 = 90;
 }
 
 /// `struct nlmsghdr`.
@@ -106,6 +108,11 @@ impl Message {
         self.put(kind, &[v]);
     }
 
+    /// A 16-bit attribute.
+    pub fn half(&mut self, kind: u16, v: u16) {
+        self.put(kind, &v.to_le_bytes());
+    }
+
     /// A text attribute with its terminator.
     pub fn text(&mut self, kind: u16, v: &str) {
         let mut b = v.as_bytes().to_vec();
@@ -128,6 +135,16 @@ impl Message {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self.0
     }
+}
+
+/// NLA_F_NESTED, where programs look for it.
+pub const NESTED: u16 = 0x8000;
+
+/// The attributes of a nested one, written as those of a message.
+pub fn nest(f: impl FnOnce(&mut Message)) -> Vec<u8> {
+    let mut m = Message(Vec::new());
+    f(&mut m);
+    m.0
 }
 
 /// The attributes of a nested one, for [`Message::put`].
@@ -244,6 +261,11 @@ impl<'a> Attrs<'a> {
             b = &b[len.next_multiple_of(4).min(b.len())..];
         }
         Ok(Attrs(v))
+    }
+
+    /// Every attribute in its place.
+    pub fn all(&self) -> impl Iterator<Item = (u16, &'a [u8])> + '_ {
+        self.0.iter().copied()
     }
 
     /// The attribute's bytes.

@@ -5,8 +5,11 @@
 //! answered whole when it is asked for.
 
 mod addr;
+mod bridge;
+mod create;
 mod link;
 mod neigh;
+mod netns;
 mod route;
 mod rule;
 mod watch;
@@ -68,9 +71,11 @@ impl Protocol for Rtnetlink {
 fn dispatch(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     // Kinds come in fours: new, delete, get, set; only getting is for everybody.
     if r.head.kind % 4 != 2 {
-        r.task.require(Cap::NetAdmin)?;
+        crate::require_net(r.task, Cap::NetAdmin)?;
     }
     match r.head.kind {
+        kind::GETLINK if r.family() == libc::AF_BRIDGE => bridge::links(r, out),
+        kind::SETLINK if r.family() == libc::AF_BRIDGE => bridge::set_port(r),
         kind::GETLINK => link::get(r, out),
         kind::NEWLINK | kind::SETLINK => link::change(r),
         kind::DELLINK => link::delete(r),
@@ -80,12 +85,17 @@ fn dispatch(r: &Request<'_>, out: &mut Reply) -> Result<()> {
         kind::GETROUTE => route::get(r, out),
         kind::NEWROUTE => route::add(r),
         kind::DELROUTE => route::delete(r),
+        kind::GETNEIGH if r.family() == libc::AF_BRIDGE => bridge::stations(r, out),
+        kind::NEWNEIGH if r.family() == libc::AF_BRIDGE => bridge::enter(r),
+        kind::DELNEIGH if r.family() == libc::AF_BRIDGE => bridge::forget(r),
         kind::GETNEIGH => neigh::get(r, out),
         kind::NEWNEIGH => neigh::add(r),
         kind::DELNEIGH => neigh::delete(r),
         kind::GETRULE => rule::get(r, out),
         kind::NEWRULE => rule::add(r),
         kind::DELRULE => rule::delete(r),
+        kind::NEWNSID => netns::set_number(r),
+        kind::GETNSID if !r.dump() => netns::number(r, out),
         // No queueing disciplines, labels or namespace numbers: an empty list.
         kind::GETQDISC
         | kind::GETTCLASS

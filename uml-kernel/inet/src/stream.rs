@@ -495,7 +495,10 @@ impl Socket for StreamSocket {
 /// Whether a task may use a low port.
 pub(crate) fn may_use_port(stack: &Stack, task: &Task, port: u16) -> Result<()> {
     let start = stack.conf.ip_unprivileged_port_start.get();
-    if port != 0 && i64::from(port) < start && task.require(Cap::NetBindService).is_err() {
+    if port != 0
+        && i64::from(port) < start
+        && crate::require_net(task, Cap::NetBindService).is_err()
+    {
         return Err(EACCES);
     }
     Ok(())

@@ -1,16 +1,19 @@
 //! Interfaces: addresses, flags, counters, and the queue in front of a device.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_base::{Mutex, Rank, RwLock};
 
+use crate::bridge::Bridge;
 use crate::packet::Packet;
 use crate::stack::{Cx, Stack};
 use crate::time::Time;
+use crate::vlan::Vlan;
 use crate::wire::ethernet::Mac;
 
 /// Flags of an interface (netdevice(7)).
@@ -86,6 +89,39 @@ pub trait Device: Send + Sync {
     /// Driver name for ethtool, and the bus name.
     fn driver(&self) -> (&'static str, String) {
         ("", String::new())
+    }
+
+    /// The kind of a virtual interface (IFLA_INFO_KIND), which may be deleted; empty for others.
+    fn kind(&self) -> &'static str {
+        ""
+    }
+
+    /// The device itself, for who knows its kind.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// The interface is part of a namespace now: it was made, or moved there.
+    fn attached(&self, iface: &Arc<Interface>, stack: &Arc<Stack>) {
+        let _ = (iface, stack);
+    }
+
+    /// The interface is gone for good; what cannot be without it goes too.
+    fn removed(&self) {}
+
+    /// Whether something is at the other end, while the interface is up.
+    fn carrier(&self) -> bool {
+        true
+    }
+
+    /// The interface that this one is the other end of, or stands upon.
+    fn lower(&self) -> Option<(Arc<Interface>, Arc<Stack>)> {
+        None
+    }
+
+    /// The interface whose carrier depends on this one.
+    fn dependent(&self) -> Option<(Arc<Interface>, Arc<Stack>)> {
+        None
     }
 }
 
@@ -202,6 +238,14 @@ pub fn is_link_local(a: Ipv6Addr) -> bool {
 /// An interface of a namespace.
 pub struct Interface {
     pub index: u32,
+    /// What the interface is in the namespace that it was moved to.
+    moved: Mutex<Option<(Arc<Interface>, Weak<Stack>)>>,
+    /// The bridge that it is a port of.
+    pub(crate) bridge: RwLock<Option<Arc<Bridge>>>,
+    /// VLAN interfaces upon it, by identifier.
+    pub(crate) vlans: RwLock<Vec<Arc<Vlan>>>,
+    /// It was up before: it has a queueing discipline.
+    was_up: AtomicBool,
     name: Mutex<String>,
     pub link: Link,
     mac: Mutex<Mac>,
@@ -255,6 +299,10 @@ impl Interface {
         };
         Arc::new(Interface {
             index,
+            moved: Mutex::new(Rank::LEAF, None),
+            bridge: RwLock::new(Rank::LEAF, None),
+            vlans: RwLock::new(Rank::LEAF, Vec::new()),
+            was_up: AtomicBool::new(false),
             name: Mutex::new(Rank::LEAF, name.to_owned()),
             link,
             mac: Mutex::new(Rank::LEAF, mac),
@@ -320,10 +368,81 @@ impl Interface {
     /// Flags as programs see them.
     pub fn shown_flags(&self) -> u32 {
         let f = self.flags();
-        if f & iff::UP != 0 { f | iff::RUNNING | iff::LOWER_UP } else { f }
+        if self.has_carrier() { f | iff::RUNNING | iff::LOWER_UP } else { f }
+    }
+
+    /// Up, with something at the other end.
+    pub fn has_carrier(&self) -> bool {
+        self.is_up() && self.device.carrier()
+    }
+
+    /// Up now or before.
+    pub fn was_up(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
+    }
+
+    /// The bridge that it is a port of.
+    pub fn bridge(&self) -> Option<Arc<Bridge>> {
+        self.bridge.read().clone()
+    }
+
+    /// VLAN interfaces upon it.
+    pub fn vlans(&self) -> Vec<Arc<Vlan>> {
+        self.vlans.read().clone()
+    }
+
+    /// What it is now, after it was moved to other namespaces.
+    pub fn present(self: &Arc<Interface>) -> (Arc<Interface>, Option<Arc<Stack>>) {
+        let mut at = (self.clone(), None);
+        loop {
+            let next = at.0.moved.lock().as_ref().map(|(i, s)| (i.clone(), s.upgrade()));
+            match next {
+                Some(n) => at = n,
+                None => return at,
+            }
+        }
+    }
+
+    /// The same interface for another namespace: its settings, addresses of its stations not.
+    pub(crate) fn transplant(
+        self: &Arc<Interface>,
+        index: u32,
+        name: &str,
+        stack: &Arc<Stack>,
+    ) -> Arc<Interface> {
+        let new = Interface::new(
+            index,
+            name,
+            self.link,
+            self.mac(),
+            self.mtu(),
+            self.max_mtu,
+            self.device.clone(),
+        );
+        new.tx_queue_len.store(self.tx_queue_len.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.group.store(self.group.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.flags.store(self.flags(), Ordering::SeqCst);
+        *new.alias.lock() = self.alias.lock().clone();
+        *new.vlans.write() = std::mem::take(&mut *self.vlans.write());
+        let (from, to) = (&self.counters, &new.counters);
+        for (f, t) in [
+            (&from.rx_packets, &to.rx_packets),
+            (&from.rx_bytes, &to.rx_bytes),
+            (&from.tx_packets, &to.tx_packets),
+            (&from.tx_bytes, &to.tx_bytes),
+            (&from.rx_dropped, &to.rx_dropped),
+            (&from.tx_dropped, &to.tx_dropped),
+        ] {
+            t.store(f.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        *self.moved.lock() = Some((new.clone(), Arc::downgrade(stack)));
+        new
     }
 
     pub(crate) fn set_flags(&self, set: u32, mask: u32) {
+        if set & mask & iff::UP != 0 {
+            self.was_up.store(true, Ordering::Relaxed);
+        }
         let _ = self
             .flags
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |f| Some((f & !mask) | (set & mask)));
@@ -495,5 +614,9 @@ impl Device for Dummy {
 
     fn driver(&self) -> (&'static str, String) {
         ("dummy", String::new())
+    }
+
+    fn kind(&self) -> &'static str {
+        "dummy"
     }
 }

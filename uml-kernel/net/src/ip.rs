@@ -8,7 +8,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 
 use crate::hook::{Hook, Track};
-use crate::interface::{Interface, Link, count, is_link_local};
+use crate::interface::{Features, Interface, Link, count, is_link_local};
 use crate::packet::{Csum, GsoKind, Packet};
 use crate::route::{self, Flow, Kind};
 use crate::stack::{Cx, Stack};
@@ -101,6 +101,16 @@ pub fn write_header(p: &mut Packet, m: &Meta) {
     p.set_link_len(0);
     if let Csum::Partial { start, .. } = &mut p.csum {
         *start += h.len() as u16;
+    }
+}
+
+/// Whether the packet is to be cut in software for a device.
+fn must_cut(p: &Packet, f: Features) -> bool {
+    match p.gso.map(|g| g.kind) {
+        Some(GsoKind::TcpV4) => !f.tso4,
+        Some(GsoKind::TcpV6) => !f.tso6,
+        Some(GsoKind::Udp) => !f.uso,
+        None => false,
     }
 }
 
@@ -325,13 +335,7 @@ impl Stack {
     fn to_device(&self, cx: &mut Cx, iface: &Arc<Interface>, next: IpAddr, mut p: Packet) {
         let f = iface.device.features();
         let n = self.neighbours.clone();
-        let cuts = match p.gso.map(|g| g.kind) {
-            Some(GsoKind::TcpV4) => !f.tso4,
-            Some(GsoKind::TcpV6) => !f.tso6,
-            Some(GsoKind::Udp) => !f.uso,
-            None => false,
-        };
-        if cuts {
+        if must_cut(&p, f) {
             for s in gso::segment(p, !f.tx_csum) {
                 n.send(cx, iface, next, s);
             }
@@ -341,6 +345,21 @@ impl Stack {
             p.complete_checksum();
         }
         n.send(cx, iface, next, p);
+    }
+
+    /// Sends a frame that has its link header, as a bridge does: what the device does not is done in software.
+    pub(crate) fn send_frame(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
+        let f = iface.device.features();
+        if must_cut(&p, f) {
+            for s in gso::segment(p, !f.tx_csum) {
+                iface.enqueue(cx, s);
+            }
+            return;
+        }
+        if !f.tx_csum {
+            p.complete_checksum();
+        }
+        iface.enqueue(cx, p);
     }
 
     // Receiving.
@@ -384,7 +403,17 @@ impl Stack {
             count(&iface.counters.multicast, 1);
         }
         self.tap(cx, iface, &p, false);
-        // A tagged frame belongs to a VLAN interface, of which there is none.
+        // A tagged frame belongs to a VLAN interface if there is one, even on a port of a bridge.
+        if let Some(tci) = p.vlan
+            && let Some(v) = iface.vlans().into_iter().find(|v| v.id == tci & 0xfff)
+        {
+            v.receive(cx, p);
+            return;
+        }
+        if let Some(b) = iface.bridge() {
+            b.receive(cx, iface, &h, p);
+            return;
+        }
         if p.vlan.is_some_and(|t| t & 0xfff != 0) || (h.dst != iface.mac() && !h.dst.is_multicast())
         {
             return;

@@ -17,6 +17,7 @@
 
 pub mod addrconf;
 pub mod bpf;
+pub mod bridge;
 pub mod conf;
 mod fragment;
 pub mod gro;
@@ -26,6 +27,7 @@ pub mod hook;
 pub mod icmp;
 pub mod interface;
 pub mod ip;
+pub mod namespace;
 pub mod neighbour;
 pub mod packet;
 pub mod ping;
@@ -45,6 +47,8 @@ mod tests;
 pub mod time;
 pub mod timer;
 pub mod udp;
+pub mod veth;
+pub mod vlan;
 pub mod wire;
 
 pub use fragment::cut as cut_fragments;

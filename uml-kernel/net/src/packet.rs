@@ -399,6 +399,18 @@ impl Packet {
         self.net = (self.start + n).min(self.head.len());
     }
 
+    /// The frame as the one at the other end of a link receives it: what is known about it here is not there.
+    pub fn arrived(mut self) -> Packet {
+        if let Csum::Partial { start, .. } = &mut self.csum {
+            // Devices count from the frame's start.
+            *start += (self.net - self.start) as u16;
+        }
+        self.net = self.start;
+        (self.kind, self.iface, self.mark, self.priority, self.stamp) = (0, 0, 0, 0, 0);
+        self.vlan = None;
+        self
+    }
+
     /// Drops the link header.
     pub fn strip_link(&mut self) {
         self.start = self.net;

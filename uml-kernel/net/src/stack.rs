@@ -114,6 +114,8 @@ pub struct Stack {
     pub(crate) addrconf: Arc<addrconf::Addrconf>,
     /// Secret of sequence numbers, cookies and port choice.
     pub(crate) secret: [u64; 4],
+    /// Numbers by which this namespace knows others (rtnetlink(7), RTM_GETNSID).
+    pub(crate) peers: Mutex<BTreeMap<i32, Weak<Stack>>>,
     random: AtomicU64,
     pub(crate) ip_id: AtomicU32,
 }
@@ -147,6 +149,7 @@ impl Stack {
             watchers: Mutex::new(Rank::LEAF, Vec::new()),
             addrconf: addrconf::Addrconf::new(me.clone()),
             secret: [word(0), word(1), word(2), word(3)],
+            peers: Mutex::new(Rank::LEAF, BTreeMap::new()),
             random: AtomicU64::new(word(0) ^ word(3).rotate_left(17) | 1),
             ip_id: AtomicU32::new(word(2) as u32),
         });
@@ -263,22 +266,73 @@ impl Stack {
         device: Arc<dyn Device>,
     ) -> Result<Arc<Interface>> {
         check_name(name)?;
-        let index = self.next_index.fetch_add(1, Ordering::SeqCst);
+        let index = self.free_index(0);
         let i = Interface::new(index, name, link, mac, mtu, max_mtu, device);
+        self.enter_interface(&i)?;
+        Ok(i)
+    }
+
+    /// Puts an interface into the table: `EEXIST` when the name or the number is taken.
+    pub(crate) fn enter_interface(&self, i: &Arc<Interface>) -> Result<()> {
         {
             let mut t = self.interfaces.write();
-            if t.values().any(|o| o.name() == name) {
+            if t.contains_key(&i.index) || t.values().any(|o| o.name() == i.name()) {
                 return Err(EEXIST);
             }
-            t.insert(index, i.clone());
+            t.insert(i.index, i.clone());
         }
-        self.tell(&Change::Link(index));
-        Ok(i)
+        if let Some(me) = self.me.upgrade() {
+            i.device.attached(i, &me);
+        }
+        self.tell(&Change::Link(i.index));
+        Ok(())
+    }
+
+    /// A number for an interface: `wanted` when nobody has it here.
+    pub(crate) fn free_index(&self, wanted: u32) -> u32 {
+        let t = self.interfaces.read();
+        if wanted != 0 && !t.contains_key(&wanted) {
+            return wanted;
+        }
+        loop {
+            let n = self.next_index.fetch_add(1, Ordering::SeqCst);
+            if !t.contains_key(&n) {
+                return n;
+            }
+        }
+    }
+
+    /// The first name of the form `%d` stands for in `pattern` that is free; the pattern itself without.
+    pub fn free_name(&self, pattern: &str) -> String {
+        let Some((before, after)) = pattern.split_once("%d") else { return pattern.to_owned() };
+        let taken: Vec<String> = self.interfaces().iter().map(|i| i.name()).collect();
+        (0u32..)
+            .map(|n| format!("{before}{n}{after}"))
+            .find(|n| !taken.contains(n))
+            .unwrap_or_default()
     }
 
     /// Takes an interface away.
     pub fn remove_interface(&self, i: &Arc<Interface>) {
+        if !self.take_out(i) {
+            return;
+        }
+        let upon = std::mem::take(&mut *i.vlans.write());
+        for v in upon {
+            v.without_parent();
+        }
+        i.device.removed();
+    }
+
+    /// Takes an interface out of the namespace, down and without addresses; false when it is not here (any more).
+    pub(crate) fn take_out(&self, i: &Arc<Interface>) -> bool {
+        if !self.interface(i.index).is_some_and(|o| Arc::ptr_eq(&o, i)) {
+            return false;
+        }
         self.set_flags(i, 0, iff::UP).ok();
+        if let Some(b) = i.bridge() {
+            b.remove_port(i);
+        }
         for a in i.addresses() {
             let _ = self.remove_address(i, a.addr, a.prefix);
         }
@@ -286,6 +340,7 @@ impl Stack {
         self.routes.remove_all(|r| r.oif == i.index);
         self.routes.touch();
         self.tell(&Change::LinkGone(i.index, i.name()));
+        true
     }
 
     /// Renames an interface; `EEXIST`, `EINVAL` as [`Stack::add_interface`].
@@ -349,10 +404,17 @@ impl Stack {
         if i.flags() != before {
             self.tell(&Change::Link(i.index));
         }
+        if up != was_up {
+            carrier_changed(i);
+        }
         Ok(())
     }
 
     fn went_up(&self, i: &Arc<Interface>) {
+        // VLAN interfaces follow what they stand upon (as Linux's do without `loose_binding`).
+        for v in i.vlans() {
+            v.follow(true);
+        }
         for a in i.addresses() {
             self.enter_routes(i, &a);
         }
@@ -376,6 +438,9 @@ impl Stack {
     fn went_down(&self, i: &Arc<Interface>) {
         i.device.close();
         i.flush();
+        for v in i.vlans() {
+            v.follow(false);
+        }
         // IPv6 addresses go with the link; IPv4 addresses stay, without their routes.
         for a in i.addresses().into_iter().filter(|a| a.addr.is_ipv6()) {
             let _ = self.remove_address(i, a.addr, a.prefix);
@@ -633,6 +698,16 @@ impl Stack {
         for s in self.packet_sockets() {
             s.offer(cx, i, p, outgoing);
         }
+    }
+}
+
+/// Tells of interfaces whose carrier depends on that of `i`.
+pub(crate) fn carrier_changed(i: &Arc<Interface>) {
+    if let Some((other, stack)) = i.device.dependent() {
+        stack.tell(&Change::Link(other.index));
+    }
+    if let Some((b, stack)) = i.bridge().and_then(|b| b.end()) {
+        stack.tell(&Change::Link(b.index));
     }
 }
 

@@ -5,25 +5,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_net::interface::{Dummy, Interface, Link, iff};
+use uml_net::bridge::Bridge;
+use uml_net::interface::{Interface, Link, iff};
 use uml_net::stack::Stack;
 use uml_net::tap::hardware_type;
+use uml_net::vlan::Vlan;
 use uml_net::wire::ethernet::Mac;
 
-use super::Request;
-use crate::nlmsg::{Attrs, Message, Reply, flag, kind, nested};
+use super::{Request, bridge, create, netns};
+use crate::nlmsg::{Attrs, Message, Reply, flag, kind, nest, nested};
 
-const FIXED: usize = 16;
-const ADDRESS: u16 = 1;
+/// `struct ifinfomsg`.
+pub(super) const FIXED: usize = 16;
+pub(super) const ADDRESS: u16 = 1;
 const BROADCAST: u16 = 2;
-const IFNAME: u16 = 3;
-const MTU: u16 = 4;
+pub(super) const IFNAME: u16 = 3;
+pub(super) const MTU: u16 = 4;
+pub(super) const LINK: u16 = 5;
 const QDISC: u16 = 6;
 const STATS: u16 = 7;
+pub(super) const MASTER: u16 = 10;
 const TXQLEN: u16 = 13;
-const OPERSTATE: u16 = 16;
+pub(super) const OPERSTATE: u16 = 16;
 const LINKMODE: u16 = 17;
-const LINKINFO: u16 = 18;
+pub(super) const LINKINFO: u16 = 18;
 const IFALIAS: u16 = 20;
 const STATS64: u16 = 23;
 const GROUP: u16 = 27;
@@ -33,11 +38,26 @@ const NUM_RX_QUEUES: u16 = 32;
 const CARRIER: u16 = 33;
 const MIN_MTU: u16 = 50;
 const MAX_MTU: u16 = 51;
-const INFO_KIND: u16 = 1;
+const LINK_NETNSID: u16 = 37;
+const ALLMULTI: u16 = 61;
+pub(super) const INFO_KIND: u16 = 1;
+pub(super) const INFO_DATA: u16 = 2;
+const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
+/// IFLA_GSO_MAX_SEGS and so on: super-segments of 64 KiB, and what Linux says when nothing is set.
+const SEGMENTS: [(u16, u32); 7] = [
+    (40, 65_535),
+    (41, 65_536),
+    (58, 65_536),
+    (59, 524_280),
+    (60, 65_535),
+    (63, 65_536),
+    (64, 65_536),
+];
 const AF_SPEC: u16 = 26;
 
 /// `struct ifinfomsg`.
-fn fixed(i: &Interface) -> [u8; FIXED] {
+pub(super) fn fixed(i: &Interface) -> [u8; FIXED] {
     let mut b = [0; FIXED];
     b[2..4].copy_from_slice(&hardware_type(i.link).to_le_bytes());
     b[4..8].copy_from_slice(&i.index.to_le_bytes());
@@ -45,27 +65,63 @@ fn fixed(i: &Interface) -> [u8; FIXED] {
     b
 }
 
+/// IF_OPER_* (RFC 2863).
+pub(super) fn operstate(i: &Interface) -> u8 {
+    const UNKNOWN: u8 = 0;
+    const DOWN: u8 = 2;
+    const LOWER_LAYER_DOWN: u8 = 3;
+    const UP: u8 = 6;
+    if !i.is_up() {
+        return DOWN;
+    }
+    // Loopback, point-to-point links and what leads nowhere have no state to speak of.
+    if i.link != Link::Ethernet || i.device.kind() == "dummy" {
+        return UNKNOWN;
+    }
+    match (i.has_carrier(), i.device.lower()) {
+        (true, _) => UP,
+        (false, Some(_)) => LOWER_LAYER_DOWN,
+        (false, None) => DOWN,
+    }
+}
+
 /// Everything about an interface.
-pub fn describe(m: &mut Message, i: &Interface) {
+pub fn describe(m: &mut Message, stack: &Stack, i: &Interface) {
     m.text(IFNAME, &i.name());
     m.word(TXQLEN, i.tx_queue_len.load(Ordering::Relaxed) as u32);
-    // Loopback and point-to-point links have no state to speak of.
-    let state = match (i.link, i.is_up()) {
-        (Link::Ethernet, true) => 6,
-        (Link::Ethernet, false) => 2,
-        _ => 0,
-    };
-    m.byte(OPERSTATE, state);
+    m.byte(OPERSTATE, operstate(i));
     m.byte(LINKMODE, 0);
     m.word(MTU, i.mtu() as u32);
     m.word(MIN_MTU, if i.link == Link::Ethernet { 68 } else { 0 });
     m.word(MAX_MTU, if i.link == Link::Ethernet { i.max_mtu as u32 } else { 0 });
     m.word(GROUP, i.group.load(Ordering::Relaxed));
     m.word(PROMISCUITY, i.promisc.load(Ordering::Relaxed));
+    m.word(ALLMULTI, u32::from(i.bridge().is_some()));
     m.word(NUM_TX_QUEUES, 1);
     m.word(NUM_RX_QUEUES, 1);
-    m.byte(CARRIER, u8::from(i.is_up()));
-    m.text(QDISC, if i.link == Link::Ethernet { "fq_codel" } else { "noqueue" });
+    for (kind, v) in SEGMENTS {
+        m.word(kind, v);
+    }
+    m.byte(CARRIER, u8::from(i.has_carrier()));
+    // What leads to a device of the host has a queue that can be full.
+    let virtual_ = i.link != Link::Ethernet || !i.device.kind().is_empty();
+    m.text(
+        QDISC,
+        match (i.was_up(), virtual_) {
+            (false, _) => "noop",
+            (true, true) => "noqueue",
+            (true, false) => "fq_codel",
+        },
+    );
+    if let Some((lower, other)) = i.device.lower() {
+        m.word(LINK, lower.index);
+        if !std::ptr::eq(&*other, stack) {
+            m.word(LINK_NETNSID, stack.number_of(&other) as u32);
+        }
+    }
+    if let Some((b, _)) = i.bridge().and_then(|b| b.end()) {
+        m.word(MASTER, b.index);
+    }
     if i.link != Link::None {
         m.put(ADDRESS, &i.mac().0);
         let all = if i.link == Link::Ethernet { Mac::BROADCAST } else { Mac::ZERO };
@@ -93,9 +149,9 @@ pub fn describe(m: &mut Message, i: &Interface) {
     let narrow: Vec<u8> = stats[..24].iter().flat_map(|v| (*v as u32).to_le_bytes()).collect();
     m.put(STATS64, &wide);
     m.put(STATS, &narrow);
-    let (driver, _) = i.device.driver();
-    if driver == "dummy" {
-        m.put(LINKINFO, &nested(&[(INFO_KIND, b"dummy\0")]));
+    let info = info(i);
+    if !info.is_empty() {
+        m.put(LINKINFO, &info);
     }
     // Per-family settings: the IPv6 address generation mode (IFLA_INET6_ADDR_GEN_MODE) and flags.
     let mode = [i.v6.addr_gen.load(Ordering::Relaxed) as u8];
@@ -104,14 +160,34 @@ pub fn describe(m: &mut Message, i: &Interface) {
     m.put(AF_SPEC, &nested(&[(libc::AF_INET6 as u16, &inet6)]));
 }
 
+/// IFLA_LINKINFO: what kind of virtual interface it is, and of which it is a part.
+fn info(i: &Interface) -> Vec<u8> {
+    nest(|m| {
+        if !i.device.kind().is_empty() {
+            m.text(INFO_KIND, i.device.kind());
+        }
+        if let Some(b) = Bridge::of(i) {
+            m.put(INFO_DATA, &bridge::describe(b, i));
+        }
+        if let Some(v) = i.device.as_any().and_then(|d| d.downcast_ref::<Vlan>()) {
+            m.put(INFO_DATA, &create::describe_vlan(v));
+        }
+        if let Some(b) = i.bridge() {
+            m.text(INFO_SLAVE_KIND, "bridge");
+            m.put(INFO_SLAVE_DATA, &bridge::describe_port(&b, i));
+        }
+    })
+}
+
 /// The notification of a change.
-pub fn notice(k: u16, i: &Interface) -> Vec<u8> {
+pub fn notice(k: u16, stack: &Stack, i: &Interface) -> Vec<u8> {
     let mut m = Message::new(k, 0, 0, 0, &fixed(i));
-    describe(&mut m, i);
+    describe(&mut m, stack, i);
     m.finish()
 }
 
-fn find(r: &Request<'_>) -> Result<Option<Arc<Interface>>> {
+/// The interface that a request names, by number or by name.
+pub(super) fn find(r: &Request<'_>) -> Result<Option<Arc<Interface>>> {
     let a = Attrs::parse(r.body, FIXED)?;
     let index = i32::from_le_bytes([r.body[4], r.body[5], r.body[6], r.body[7]]);
     if index > 0 {
@@ -130,7 +206,7 @@ pub fn get(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     if r.dump() {
         for i in r.stack.interfaces() {
             let mut m = out.message(kind::NEWLINK, true, &fixed(&i));
-            describe(&mut m, &i);
+            describe(&mut m, &r.stack, &i);
             out.push(m);
         }
         return Ok(());
@@ -140,7 +216,7 @@ pub fn get(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     }
     let i = find(r)?.ok_or(ENODEV)?;
     let mut m = out.message(kind::NEWLINK, false, &fixed(&i));
-    describe(&mut m, &i);
+    describe(&mut m, &r.stack, &i);
     out.push(m);
     Ok(())
 }
@@ -150,33 +226,45 @@ pub fn change(r: &Request<'_>) -> Result<()> {
         return Err(EINVAL);
     }
     let a = Attrs::parse(r.body, FIXED)?;
-    let i = match find(r)? {
+    let target = netns::target(r, &a)?;
+    let (mut stack, mut i) = match find(r)? {
         Some(i) => {
             if r.head.flags & flag::EXCL != 0 {
                 return Err(EEXIST);
             }
-            i
+            if let Some(info) = a.get(LINKINFO) {
+                reconfigure(&i, &Attrs::parse(info, 0)?)?;
+            }
+            (r.stack.clone(), i)
         }
         None if r.head.kind == kind::NEWLINK && r.head.flags & flag::CREATE != 0 => {
-            create(&r.stack, &a)?
+            let made = create::create(r, &a)?;
+            // Made here and moved: what it stands upon is looked up here.
+            (r.stack.clone(), made)
         }
         None => return Err(ENODEV),
     };
+    let name = a.text(IFNAME)?;
+    if let Some(to) = target {
+        i = stack.move_interface(&i, &to, name)?;
+        stack = to;
+    }
     let word = |at: usize| {
         u32::from_le_bytes([r.body[at], r.body[at + 1], r.body[at + 2], r.body[at + 3]])
     };
     if let Some(m) = a.get(ADDRESS)
         && let Ok(b) = <[u8; 6]>::try_from(m)
+        && Mac(b) != i.mac()
     {
-        r.stack.set_mac(&i, Mac(b))?;
+        stack.set_mac(&i, Mac(b))?;
     }
     if let Some(m) = a.word(MTU)? {
-        r.stack.set_mtu(&i, m as usize)?;
+        stack.set_mtu(&i, m as usize)?;
     }
-    if let Some(n) = a.text(IFNAME)?
+    if let Some(n) = name.filter(|n| !n.contains("%d"))
         && n != i.name()
     {
-        r.stack.rename(&i, n)?;
+        stack.rename(&i, n)?;
     }
     if let Some(n) = a.word(TXQLEN)? {
         i.tx_queue_len.store(n as usize, Ordering::Relaxed);
@@ -190,14 +278,55 @@ pub fn change(r: &Request<'_>) -> Result<()> {
     if let Some(mode) = gen_mode(&a) {
         i.v6.addr_gen.store(u32::from(mode), Ordering::Relaxed);
     }
+    if let Some(index) = a.word(MASTER)? {
+        enslave(&stack, &i, index)?;
+    }
     let (flags, mut mask) = (word(8), word(12));
     if mask == 0 && flags != 0 {
         mask = u32::MAX;
     }
     if flags != 0 || mask != 0 {
-        r.stack.set_flags(&i, flags, mask & iff::SETTABLE)?;
+        stack.set_flags(&i, flags, mask & iff::SETTABLE)?;
     }
     Ok(())
+}
+
+/// IFLA_MASTER: the bridge that the interface becomes a port of; 0 for none.
+fn enslave(stack: &Stack, i: &Arc<Interface>, index: u32) -> Result<()> {
+    if index == 0 {
+        if let Some(b) = i.bridge() {
+            b.remove_port(i);
+        }
+        return Ok(());
+    }
+    let own = stack.interface(index).ok_or(EINVAL)?;
+    let b = Bridge::shared(&own).ok_or(EOPNOTSUPP)?;
+    match i.bridge() {
+        Some(now) if Arc::ptr_eq(&now, &b) => return Ok(()),
+        Some(now) => now.remove_port(i),
+        None => {}
+    }
+    b.add_port(i)
+}
+
+/// Changes what is special about a kind of interface: `EOPNOTSUPP` for another kind than it is.
+fn reconfigure(i: &Arc<Interface>, info: &Attrs<'_>) -> Result<()> {
+    if let Some(data) = info.get(INFO_SLAVE_DATA) {
+        if info.text(INFO_SLAVE_KIND)? != Some("bridge") {
+            return Err(EOPNOTSUPP);
+        }
+        let b = i.bridge().ok_or(EINVAL)?;
+        return bridge::change_port(&b, i, &Attrs::parse(data, 0)?);
+    }
+    let Some(kind) = info.text(INFO_KIND)? else { return Ok(()) };
+    if kind != i.device.kind() {
+        return Err(EOPNOTSUPP);
+    }
+    match (Bridge::of(i), info.get(INFO_DATA)) {
+        (Some(b), Some(data)) => bridge::change(b, &Attrs::parse(data, 0)?),
+        (None, Some(data)) if !data.is_empty() => Err(EOPNOTSUPP),
+        _ => Ok(()),
+    }
 }
 
 /// IFLA_INET6_ADDR_GEN_MODE within IFLA_AF_SPEC.
@@ -207,33 +336,12 @@ fn gen_mode(a: &Attrs<'_>) -> Option<u8> {
     six.get(8)?.first().copied()
 }
 
-fn create(stack: &Arc<Stack>, a: &Attrs<'_>) -> Result<Arc<Interface>> {
-    let info = Attrs::parse(a.get(LINKINFO).ok_or(ENODEV)?, 0)?;
-    // Kinds that do not exist are what a kernel without the module says.
-    if info.text(INFO_KIND)? != Some("dummy") {
-        return Err(EOPNOTSUPP);
-    }
-    let name = match a.text(IFNAME)? {
-        Some(n) => n.to_owned(),
-        None => (0..)
-            .map(|n| format!("dummy{n}"))
-            .find(|n| stack.interface_named(n).is_none())
-            .unwrap_or_default(),
-    };
-    let mut m = [0; 6];
-    m.copy_from_slice(&stack.random().to_le_bytes()[..6]);
-    m[0] = m[0] & !1 | 2;
-    let i = stack.add_interface(&name, Link::Ethernet, Mac(m), 1500, 65_535, Arc::new(Dummy))?;
-    let _ = stack.set_flags(&i, iff::NOARP, iff::NOARP);
-    Ok(i)
-}
-
 pub fn delete(r: &Request<'_>) -> Result<()> {
     if r.body.len() < FIXED {
         return Err(EINVAL);
     }
     let i = find(r)?.ok_or(ENODEV)?;
-    if i.device.driver().0 != "dummy" {
+    if i.device.kind().is_empty() {
         return Err(EOPNOTSUPP);
     }
     r.stack.remove_interface(&i);

@@ -30,7 +30,7 @@ impl Watcher for Teller {
         match change {
             Change::Link(index) => {
                 if let Some(i) = stack.interface(*index) {
-                    send(LINK, || link::notice(kind::NEWLINK, &i));
+                    send(LINK, || link::notice(kind::NEWLINK, stack, &i));
                 }
             }
             // Its name is all that is left to tell.
