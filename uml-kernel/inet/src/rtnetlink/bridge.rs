@@ -239,7 +239,7 @@ pub fn links(r: &Request<'_>, out: &mut Reply) -> Result<()> {
         m.text(IFNAME, &i.name());
         m.word(MASTER, own.index);
         m.word(MTU, i.mtu() as u32);
-        m.byte(OPERSTATE, link::operstate(&i));
+        m.byte(OPERSTATE, link::operstate(&r.stack, &i));
         m.put(ADDRESS, &i.mac().0);
         if let Some((lower, _)) = i.device.lower() {
             m.word(LINK, lower.index);
@@ -367,7 +367,7 @@ fn named(r: &Request<'_>) -> Result<(Arc<Bridge>, Arc<Interface>, Mac)> {
     let index = u32::from_le_bytes([r.body[4], r.body[5], r.body[6], r.body[7]]);
     let i = r.stack.interface(index).ok_or(ENODEV)?;
     let mac = Mac(a.get(NDA_LLADDR).ok_or(EINVAL)?.try_into().map_err(|_| EINVAL)?);
-    if !mac.is_valid_unicast() {
+    if mac == Mac::ZERO {
         return Err(EINVAL);
     }
     let bridge = if r.body[10] & NTF_MASTER != 0 { i.bridge() } else { Bridge::shared(&i) };

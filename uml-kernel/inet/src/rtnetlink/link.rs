@@ -66,7 +66,7 @@ pub(super) fn fixed(i: &Interface) -> [u8; FIXED] {
 }
 
 /// IF_OPER_* (RFC 2863).
-pub(super) fn operstate(i: &Interface) -> u8 {
+pub(super) fn operstate(stack: &Stack, i: &Interface) -> u8 {
     const UNKNOWN: u8 = 0;
     const DOWN: u8 = 2;
     const LOWER_LAYER_DOWN: u8 = 3;
@@ -78,10 +78,13 @@ pub(super) fn operstate(i: &Interface) -> u8 {
     if i.link != Link::Ethernet || i.device.kind() == "dummy" {
         return UNKNOWN;
     }
-    match (i.has_carrier(), i.device.lower()) {
-        (true, _) => UP,
-        (false, Some(_)) => LOWER_LAYER_DOWN,
-        (false, None) => DOWN,
+    if i.has_carrier() {
+        return UP;
+    }
+    // Only of an interface in the same namespace it is known that it is the reason.
+    match i.device.lower() {
+        Some((l, other)) if std::ptr::eq(&*other, stack) && !l.has_carrier() => LOWER_LAYER_DOWN,
+        _ => DOWN,
     }
 }
 
@@ -89,7 +92,7 @@ pub(super) fn operstate(i: &Interface) -> u8 {
 pub fn describe(m: &mut Message, stack: &Stack, i: &Interface) {
     m.text(IFNAME, &i.name());
     m.word(TXQLEN, i.tx_queue_len.load(Ordering::Relaxed) as u32);
-    m.byte(OPERSTATE, operstate(i));
+    m.byte(OPERSTATE, operstate(stack, i));
     m.byte(LINKMODE, 0);
     m.word(MTU, i.mtu() as u32);
     m.word(MIN_MTU, if i.link == Link::Ethernet { 68 } else { 0 });

@@ -1,0 +1,93 @@
+//! Virtual interfaces of a guest beside those of the host's Linux: the same commands print the same.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Done, World};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/links.sh");
+
+#[test]
+fn virtual_interfaces_are_those_of_linux() {
+    let here = [
+        "-rnm",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /run && ip link add b type bridge && ip link add v type veth && bridge link && python3 -V && ip netns add x",
+    ];
+    if !Command::new("unshare").args(here).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: no namespaces with bridges, or no iproute2 or python3 here");
+        return;
+    }
+    let w = World::new();
+    let host = Command::new("unshare").args(["-rnm", "sh", SCRIPT]).output().unwrap();
+    let host = Done::from(host).ok();
+    let mut c = w.umld();
+    c.args(["run", "--mem", "256M", "--net", "none", "--", "unshare", "-nm", "sh", SCRIPT]);
+    let guest = Done::from(c.output().unwrap()).ok();
+    if host != guest {
+        let lines = host.lines().zip(guest.lines()).filter(|(h, g)| h != g);
+        let shown: Vec<String> = lines.take(20).map(|(h, g)| format!("- {h}\n+ {g}")).collect();
+        panic!("{}\n== guest\n{guest}", shown.join("\n"));
+    }
+    assert!(host.matches("same").count() == 6 && !host.contains("different"), "{host}");
+}
+
+// The host may have no such interfaces to compare with.
+#[test]
+fn vlans_carry_tagged_frames() {
+    let script = r#"
+ip link add a type veth peer name b
+ip link add link a name a.5 type vlan id 5 && ip link add link b name b.5 type vlan id 5
+ip link add link a name a.5b type vlan id 5 2>/dev/null || echo taken
+ip link add link a name a.x type vlan id 5000 2>/dev/null || echo "no such tag"
+ip link set a.5 up 2>/dev/null || echo "down below"
+ip -d link show a.5 | tr -s ' \n' '\n' | grep -A4 -x vlan | tr '\n' ' '; echo
+ip netns add n
+ip link set b.5 netns n
+ip -n n -br link show b.5 | cut -d' ' -f1
+ip addr add 10.5.0.1/24 dev a.5
+ip -n n addr add 10.5.0.2/24 dev b.5
+ip link set a up; ip link set b up; ip -n n link set b.5 up
+ip -br link show a.5 | grep -o LOWER_UP
+cat > /tmp/look.py <<'P'
+import socket
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind(("a", 0))
+s.setsockopt(263, 8, 1)
+print("ready", flush=True)
+s.settimeout(60)
+while True:
+    f, c, _, _ = s.recvmsg(2000, 200)
+    if b"hello vlan" in f:
+        print("tag", int.from_bytes(f[14:16], "big") if f[12:14] == b"\x81\0" else [int.from_bytes(d[16:18], "little") for _, t, d in c if t == 8])
+        break
+P
+python3 -c '
+import socket, subprocess
+l = subprocess.Popen(["python3", "/tmp/look.py"], stdout=subprocess.PIPE, text=True)
+l.stdout.readline()
+e = subprocess.Popen(["ip", "netns", "exec", "n", "python3", "-c", "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((chr(49)+\"0.5.0.2\", 7)); print(1, flush=True); m, a = s.recvfrom(2000); s.sendto(m.upper(), a)"], stdout=subprocess.PIPE, text=True)
+e.stdout.readline()
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(60)
+s.sendto(b"hello vlan", ("10.5.0.2", 7))
+print(s.recv(100), flush=True)
+print(l.communicate()[0].strip())'
+ip link set a down; ip -br link show a.5 | grep -c -w UP
+ip link del a; ip link show a.5 2>/dev/null || echo gone
+ip -n n link show b.5 2>/dev/null || echo "gone there"
+ip link add bond0 type bond 2>/dev/null || echo "no bonds"
+"#;
+    if Command::new("ip").arg("-V").output().is_err()
+        || Command::new("python3").arg("-V").output().is_err()
+    {
+        eprintln!("skipped: no iproute2 or python3 here");
+        return;
+    }
+    let w = World::new();
+    let out = w.run(&["run", "--mem", "256M", "--net", "none", "--", "sh", "-c", script]);
+    let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\nno bonds\n";
+    assert_eq!(out.out, want, "{out:?}");
+}
