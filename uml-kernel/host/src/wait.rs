@@ -16,6 +16,23 @@ pub fn ready(fd: BorrowedFd<'_>, events: i16) -> bool {
     poll_once(fd, events, 0) > 0
 }
 
+fn any(fds: &[BorrowedFd<'_>], events: i16, timeout_ms: i32) {
+    let mut all: Vec<libc::pollfd> =
+        fds.iter().map(|f| libc::pollfd { fd: f.as_raw_fd(), events, revents: 0 }).collect();
+    // SAFETY: the pointer is to as many live entries as the call is told.
+    unsafe { libc::poll(all.as_mut_ptr(), all.len() as libc::nfds_t, timeout_ms) };
+}
+
+/// Waits until one of the descriptors is readable, or for so many milliseconds.
+pub fn any_readable(fds: &[BorrowedFd<'_>], timeout_ms: i32) {
+    any(fds, libc::POLLIN, timeout_ms);
+}
+
+/// Waits until one of the descriptors is writable, or for so many milliseconds.
+pub fn any_writable(fds: &[BorrowedFd<'_>], timeout_ms: i32) {
+    any(fds, libc::POLLOUT, timeout_ms);
+}
+
 /// Waits until `fd` is readable; `EINTR` once `stop` says so. The wait runs inside `blocking`. `stop` is
 /// looked at four times a second: only a wake-up of the descriptor itself is prompt.
 pub fn readable(

@@ -27,6 +27,8 @@ pub mod hook;
 pub mod icmp;
 pub mod interface;
 pub mod ip;
+#[cfg(test)]
+mod link_tests;
 pub mod namespace;
 pub mod neighbour;
 pub mod packet;
