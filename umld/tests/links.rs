@@ -36,7 +36,7 @@ fn virtual_interfaces_are_those_of_linux() {
 
 // The host may have no such interfaces to compare with.
 #[test]
-fn vlans_carry_tagged_frames() {
+fn vlans_carry_tagged_frames_and_namespaces_hear_of_themselves() {
     let script = r#"
 ip link add a type veth peer name b
 ip link add link a name a.5 type vlan id 5 && ip link add link b name b.5 type vlan id 5
@@ -78,6 +78,12 @@ print(l.communicate()[0].strip())'
 ip link set a down; ip -br link show a.5 | grep -c -w UP
 ip link del a; ip link show a.5 2>/dev/null || echo gone
 ip -n n link show b.5 2>/dev/null || echo "gone there"
+unshare -n sh -c 'ip monitor link > /tmp/there & ip link add seen type dummy; i=0; until grep -q seen /tmp/there; do sleep 0.1; [ $((i += 1)) -lt 200 ] || exit; ip link set seen mtu $((1400 + i)); done; kill $!' &
+ip monitor link > /tmp/here & m=$!
+i=0; until grep -q first /tmp/here || [ $i = 200 ]; do ip link add first$((i += 1)) type dummy; sleep 0.1; done
+wait %1; ip link add last type dummy
+i=0; until grep -q last /tmp/here || [ $((i += 1)) = 200 ]; do sleep 0.1; done
+kill $m; grep -c seen /tmp/here; grep -c -m1 seen /tmp/there
 ip link add bond0 type bond 2>/dev/null || echo "no bonds"
 "#;
     if Command::new("ip").arg("-V").output().is_err()
@@ -88,6 +94,6 @@ ip link add bond0 type bond 2>/dev/null || echo "no bonds"
     }
     let w = World::new();
     let out = w.run(&["run", "--mem", "256M", "--net", "none", "--", "sh", "-c", script]);
-    let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\nno bonds\n";
+    let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\n0\n1\nno bonds\n";
     assert_eq!(out.out, want, "{out:?}");
 }

@@ -29,8 +29,10 @@ mod tcp_options;
 mod wait;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uml_core::kernel::Kernel;
+use uml_core::ns::NetNs;
 use uml_core::task::{Cap, Task};
 use uml_net::interface::iff;
 use uml_net::stack::Stack;
@@ -40,7 +42,15 @@ pub use clock::NetPart;
 
 /// The network namespace of a task.
 pub fn stack_of(task: &Task) -> Arc<Stack> {
-    task.ns().net.parts.get::<NetPart>().stack.clone()
+    stack_in(&task.ns().net)
+}
+
+/// The stack of a network namespace.
+pub fn stack_in(net: &NetNs) -> Arc<Stack> {
+    let stack = net.parts.get::<NetPart>().stack.clone();
+    // Notifications go to listeners of the namespace, which they are told by its number.
+    stack.id.store(net.id, Ordering::Relaxed);
+    stack
 }
 
 /// `EPERM` unless the task has `cap` in the user namespace that its network namespace belongs to.
@@ -57,7 +67,7 @@ pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
     genetlink::register();
     nfnetlink::register();
     proc::register(proc);
-    let stack = kernel.namespaces.net.parts.get::<NetPart>().stack.clone();
+    let stack = stack_in(&kernel.namespaces.net);
     if let Some(lo) = stack.loopback() {
         // Linux leaves it down for init to raise; a machine whose init is a program of its own would
         // have no localhost, so it is up from the start.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_core::ns::NetNs;
 use uml_core::task::{Cap, Task};
 use uml_ipc::netlink::{NetlinkSocket, OpenTo, Protocol, register_protocol};
 use uml_net::stack::Stack;
@@ -30,6 +31,8 @@ pub(crate) use watch::watch;
 pub(crate) struct Request<'a> {
     pub stack: Arc<Stack>,
     pub task: &'a Task,
+    /// The namespace of the socket, which may be another one than the task's.
+    pub net: &'a NetNs,
     pub head: Header,
     /// What follows the header.
     pub body: &'a [u8],
@@ -59,10 +62,10 @@ impl Protocol for Rtnetlink {
     }
 
     fn received(&self, from: &Arc<NetlinkSocket>, task: &Task, data: &[u8]) -> Result<()> {
-        let stack = crate::stack_of(task);
+        let stack = crate::stack_in(&from.net);
         let dump = |h: &Header| h.flags & flag::DUMP == flag::DUMP && h.kind % 4 == 2;
         answer_all(from, data, dump, |head, body, reply| {
-            dispatch(&Request { stack: stack.clone(), task, head, body }, reply)
+            dispatch(&Request { stack: stack.clone(), task, net: &from.net, head, body }, reply)
         });
         Ok(())
     }
@@ -71,7 +74,7 @@ impl Protocol for Rtnetlink {
 fn dispatch(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     // Kinds come in fours: new, delete, get, set; only getting is for everybody.
     if r.head.kind % 4 != 2 {
-        crate::require_net(r.task, Cap::NetAdmin)?;
+        r.task.require_in(&r.net.owner, Cap::NetAdmin)?;
     }
     match r.head.kind {
         kind::GETLINK if r.family() == libc::AF_BRIDGE => bridge::links(r, out),

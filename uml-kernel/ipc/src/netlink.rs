@@ -58,6 +58,8 @@ pub struct Origin {
     pub pid: i32,
     pub uid: u32,
     pub gid: u32,
+    /// Number of the network namespace that it is about; 0 is about the machine.
+    pub net: u64,
 }
 
 struct Table {
@@ -86,12 +88,13 @@ fn sockets(number: i32) -> Vec<Arc<NetlinkSocket>> {
     v.iter().filter_map(Weak::upgrade).filter(|s| s.protocol == number).collect()
 }
 
-/// Sends `data` to every socket of the protocol that is in the origin's group, except `but`; true when there
-/// was one.
+/// Sends `data` to every socket of the protocol and the origin's namespace that is in its group, except `but`; true
+/// when there was one.
 pub fn multicast(number: i32, data: &[u8], origin: Origin, but: Option<&NetlinkSocket>) -> bool {
     let mut any = false;
     for s in sockets(number) {
-        if !but.is_some_and(|b| std::ptr::eq(b, &*s)) && s.in_group(origin.group) {
+        let there = origin.net == 0 || s.net.id == origin.net;
+        if there && !but.is_some_and(|b| std::ptr::eq(b, &*s)) && s.in_group(origin.group) {
             any = true;
             // A slow receiver loses messages and is told by ENOBUFS; the others get theirs.
             let _ = s.deliver(data, origin);
@@ -100,21 +103,21 @@ pub fn multicast(number: i32, data: &[u8], origin: Origin, but: Option<&NetlinkS
     any
 }
 
-/// True when somebody listens to a group.
-pub fn has_listeners(number: i32, group: u32) -> bool {
-    sockets(number).iter().any(|s| s.in_group(group))
+/// True when somebody in a namespace (0: in any) listens to a group.
+pub fn has_listeners(number: i32, group: u32, net: u64) -> bool {
+    sockets(number).iter().any(|s| (net == 0 || s.net.id == net) && s.in_group(group))
 }
 
 /// AF_NETLINK.
 pub struct Family;
 
 impl SocketFamily for Family {
-    fn create(&self, _: &Task, kind: i32, number: i32) -> Result<Arc<dyn Socket>> {
+    fn create(&self, task: &Task, kind: i32, number: i32) -> Result<Arc<dyn Socket>> {
         if kind != libc::SOCK_RAW && kind != libc::SOCK_DGRAM {
             return Err(ESOCKTNOSUPPORT);
         }
         let p = protocol(number)?;
-        let s = NetlinkSocket::new(kind, number, p);
+        let s = NetlinkSocket::new(kind, number, p, task.ns().net.clone());
         TABLE.sockets.lock().push(Arc::downgrade(&s));
         Ok(s)
     }

@@ -94,6 +94,8 @@ impl Cx {
 /// A network namespace.
 pub struct Stack {
     me: Weak<Stack>,
+    /// What the owner of the namespace knows it by; 0 until it says so.
+    pub id: AtomicU64,
     clock: Arc<dyn Clock>,
     interfaces: RwLock<BTreeMap<u32, Arc<Interface>>>,
     next_index: AtomicU32,
@@ -130,6 +132,7 @@ impl Stack {
         };
         let stack = Arc::new_cyclic(|me: &Weak<Stack>| Stack {
             me: me.clone(),
+            id: AtomicU64::new(0),
             clock,
             interfaces: RwLock::new(Rank::LEAF, BTreeMap::new()),
             next_index: AtomicU32::new(1),

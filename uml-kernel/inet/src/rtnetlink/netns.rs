@@ -10,8 +10,8 @@ use uml_core::task::Cap;
 use uml_net::stack::Stack;
 
 use super::Request;
-use crate::NetPart;
 use crate::nlmsg::{Attrs, Reply, kind};
+use crate::stack_in;
 
 const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -37,23 +37,19 @@ fn named(r: &Request<'_>, pid: Option<u32>, fd: Option<u32>) -> Result<Option<Ar
     Ok(Some(task.ns().net.clone()))
 }
 
-fn stack(n: &NetNs) -> Arc<Stack> {
-    n.parts.get::<NetPart>().stack.clone()
-}
-
 /// Where an interface is to be (IFLA_NET_NS_PID, IFLA_NET_NS_FD); `EPERM` without CAP_NET_ADMIN there.
 pub fn target(r: &Request<'_>, a: &Attrs<'_>) -> Result<Option<Arc<Stack>>> {
     let Some(n) = named(r, a.word(IFLA_NET_NS_PID)?, a.word(IFLA_NET_NS_FD)?)? else {
         return Ok(None);
     };
     r.task.require_in(&n.owner, Cap::NetAdmin)?;
-    Ok(Some(stack(&n)))
+    Ok(Some(stack_in(&n)))
 }
 
 fn asked(r: &Request<'_>) -> Result<(Arc<Stack>, Option<u32>)> {
     let a = Attrs::parse(r.body, FIXED)?;
     let n = named(r, a.word(PID)?, a.word(FD)?)?.ok_or(EINVAL)?;
-    Ok((stack(&n), a.word(NSID)?))
+    Ok((stack_in(&n), a.word(NSID)?))
 }
 
 /// RTM_GETNSID: the number by which a namespace is known here, -1 without one.

@@ -1,6 +1,7 @@
 //! Notifications of changes to the groups of rtnetlink(7).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uml_ipc::netlink::{Origin, has_listeners, multicast};
 use uml_net::stack::{Change, Stack, Watcher};
@@ -19,22 +20,25 @@ const IPV6_RULE: u32 = 19;
 
 struct Teller;
 
-fn send(group: u32, data: impl FnOnce() -> Vec<u8>) {
-    if has_listeners(libc::NETLINK_ROUTE, group) {
-        multicast(libc::NETLINK_ROUTE, &data(), Origin { group, ..Origin::default() }, None);
+fn send_to(net: u64, group: u32, data: impl FnOnce() -> Vec<u8>) {
+    // Nobody can listen to a namespace that no task has ever been in.
+    if net != 0 && has_listeners(libc::NETLINK_ROUTE, group, net) {
+        multicast(libc::NETLINK_ROUTE, &data(), Origin { group, net, ..Origin::default() }, None);
     }
 }
 
 impl Watcher for Teller {
     fn changed(&self, stack: &Stack, change: &Change) {
+        let net = stack.id.load(Ordering::Relaxed);
+        let send = |group, data: &dyn Fn() -> Vec<u8>| send_to(net, group, data);
         match change {
             Change::Link(index) => {
                 if let Some(i) = stack.interface(*index) {
-                    send(LINK, || link::notice(kind::NEWLINK, stack, &i));
+                    send(LINK, &|| link::notice(kind::NEWLINK, stack, &i));
                 }
             }
             // Its name is all that is left to tell.
-            Change::LinkGone(index, name) => send(LINK, || {
+            Change::LinkGone(index, name) => send(LINK, &|| {
                 let mut fixed = [0; 16];
                 fixed[4..8].copy_from_slice(&index.to_le_bytes());
                 let mut m = crate::nlmsg::Message::new(kind::DELLINK, 0, 0, 0, &fixed);
@@ -49,7 +53,7 @@ impl Watcher for Teller {
                 };
                 let group = if a.addr.is_ipv4() { IPV4_IFADDR } else { IPV6_IFADDR };
                 if let Some(i) = stack.interface(*index) {
-                    send(group, || addr::notice(k, stack, &i, a));
+                    send(group, &|| addr::notice(k, stack, &i, a));
                 }
             }
             Change::Route(r) | Change::RouteGone(r) => {
@@ -59,18 +63,18 @@ impl Watcher for Teller {
                     kind::DELROUTE
                 };
                 let group = if r.dst.addr.is_ipv4() { IPV4_ROUTE } else { IPV6_ROUTE };
-                send(group, || route::notice(k, stack, r));
+                send(group, &|| route::notice(k, stack, r));
             }
             Change::Rule(r) | Change::RuleGone(r) => {
                 let k =
                     if matches!(change, Change::Rule(_)) { kind::NEWRULE } else { kind::DELRULE };
-                send(if r.v6 { IPV6_RULE } else { IPV4_RULE }, || rule::notice(k, r));
+                send(if r.v6 { IPV6_RULE } else { IPV4_RULE }, &|| rule::notice(k, r));
             }
             Change::Neighbour(index, a) => {
                 let found =
                     stack.neighbours.list().into_iter().find(|n| n.iface == *index && n.addr == *a);
                 if let Some(n) = found {
-                    send(NEIGH, || neigh::notice(kind::NEWNEIGH, stack, &n));
+                    send(NEIGH, &|| neigh::notice(kind::NEWNEIGH, stack, &n));
                 }
             }
             Change::NeighbourGone(..) => {}

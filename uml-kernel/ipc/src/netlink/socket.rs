@@ -10,6 +10,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, Mutex, PollRegistrar, Rank, WaitQueue};
 use uml_core::ctx::Ctx;
 use uml_core::io::take_vec;
+use uml_core::ns::NetNs;
 use uml_core::task::{Cap, Task};
 use uml_core::user;
 
@@ -60,6 +61,8 @@ pub struct NetlinkSocket {
     me: Weak<NetlinkSocket>,
     kind: i32,
     pub protocol: i32,
+    /// The namespace that it was made in, and stays in.
+    pub net: Arc<NetNs>,
     part: Arc<dyn Protocol>,
     options: Options,
     wait: Arc<WaitQueue>,
@@ -97,11 +100,17 @@ fn int(value: &[u8]) -> Result<i32> {
 }
 
 impl NetlinkSocket {
-    pub(super) fn new(kind: i32, protocol: i32, part: Arc<dyn Protocol>) -> Arc<NetlinkSocket> {
+    pub(super) fn new(
+        kind: i32,
+        protocol: i32,
+        part: Arc<dyn Protocol>,
+        net: Arc<NetNs>,
+    ) -> Arc<NetlinkSocket> {
         Arc::new_cyclic(|me| NetlinkSocket {
             me: me.clone(),
             kind,
             protocol,
+            net,
             part,
             options: Options::default(),
             wait: WaitQueue::shared(),
@@ -307,12 +316,15 @@ impl Socket for NetlinkSocket {
             pid: task.process.pid,
             uid: cred.euid,
             gid: cred.egid,
+            net: self.net.id,
         };
         if group != 0 {
             multicast(self.protocol, &data, origin, Some(self));
         }
         if portid != 0 {
-            let to = sockets(self.protocol).into_iter().find(|s| s.portid() == portid);
+            let to = sockets(self.protocol)
+                .into_iter()
+                .find(|s| s.portid() == portid && s.net.id == self.net.id);
             to.ok_or(ECONNREFUSED)?
                 .deliver(&data, Origin { group: 0, ..origin })
                 .map_err(|_| EAGAIN)?;
