@@ -8,8 +8,8 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 
 use crate::hook::{Hook, Track};
-use crate::interface::{Features, Interface, Link, count, is_link_local};
-use crate::packet::{Csum, GsoKind, Packet};
+use crate::interface::{Interface, Link, count, is_link_local};
+use crate::packet::{Csum, Packet};
 use crate::route::{self, Flow, Kind};
 use crate::stack::{Cx, Stack};
 use crate::wire::checksum::Sum;
@@ -17,7 +17,7 @@ use crate::wire::ethernet::{self, Ethernet, Mac, Tag, ethertype};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::{icmp as wire_icmp, proto};
-use crate::{fragment, gso, icmp, neighbour};
+use crate::{fragment, icmp, neighbour};
 
 /// Where a packet goes next.
 #[derive(Clone)]
@@ -101,16 +101,6 @@ pub fn write_header(p: &mut Packet, m: &Meta) {
     p.set_link_len(0);
     if let Csum::Partial { start, .. } = &mut p.csum {
         *start += h.len() as u16;
-    }
-}
-
-/// Whether the packet is to be cut in software for a device.
-fn must_cut(p: &Packet, f: Features) -> bool {
-    match p.gso.map(|g| g.kind) {
-        Some(GsoKind::TcpV4) => !f.tso4,
-        Some(GsoKind::TcpV6) => !f.tso6,
-        Some(GsoKind::Udp) => !f.uso,
-        None => false,
     }
 }
 
@@ -329,37 +319,6 @@ impl Stack {
         if let Some(lo) = self.loopback() {
             lo.enqueue(cx, p);
         }
-    }
-
-    /// Does in software what the device does not, and hands over.
-    fn to_device(&self, cx: &mut Cx, iface: &Arc<Interface>, next: IpAddr, mut p: Packet) {
-        let f = iface.device.features();
-        let n = self.neighbours.clone();
-        if must_cut(&p, f) {
-            for s in gso::segment(p, !f.tx_csum) {
-                n.send(cx, iface, next, s);
-            }
-            return;
-        }
-        if !f.tx_csum {
-            p.complete_checksum();
-        }
-        n.send(cx, iface, next, p);
-    }
-
-    /// Sends a frame that has its link header, as a bridge does: what the device does not is done in software.
-    pub(crate) fn send_frame(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
-        let f = iface.device.features();
-        if must_cut(&p, f) {
-            for s in gso::segment(p, !f.tx_csum) {
-                iface.enqueue(cx, s);
-            }
-            return;
-        }
-        if !f.tx_csum {
-            p.complete_checksum();
-        }
-        iface.enqueue(cx, p);
     }
 
     // Receiving.

@@ -19,6 +19,7 @@ pub mod addrconf;
 pub mod bpf;
 pub mod bridge;
 pub mod conf;
+mod egress;
 mod fragment;
 pub mod gro;
 mod group;

@@ -408,6 +408,7 @@ impl Packet {
         self.net = self.start;
         (self.kind, self.iface, self.mark, self.priority, self.stamp) = (0, 0, 0, 0, 0);
         self.vlan = None;
+        self.track = Default::default();
         self
     }
 
