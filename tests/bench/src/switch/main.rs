@@ -39,19 +39,15 @@ impl Running {
         std::fs::create_dir_all(&dir)?;
         let mut c = Command::new(&kind.program);
         let control = if kind.vde {
-            // No terminal to talk to, room for all.
-            c.args(["-n", "130", "-x"]).arg("-s").arg(dir.join("vde"));
+            // As a daemon it asks no terminal for commands; its default is fewer ports.
+            c.args(["-n", "130", "-d", "-s"]).arg(dir.join("vde"));
+            c.arg("-p").arg(dir.join("pid")).arg("-M").arg(dir.join("mgmt"));
             dir.join("vde/ctl")
         } else {
             c.arg("-unix").arg(dir.join("ctl"));
             dir.join("ctl")
         };
-        if kind.vde {
-            c.args(["-d", "-p"]).arg(dir.join("pid"));
-            c.args(["-M"]).arg(dir.join("mgmt"));
-        }
         c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // vde_switch goes away from a closed standard input unless it is a daemon.
         let mut child = c.spawn()?;
         if kind.vde {
             child.wait()?;
