@@ -27,7 +27,7 @@ impl Protocol for Nfnetlink {
     }
 
     fn received(&self, from: &Arc<NetlinkSocket>, task: &Task, data: &[u8]) -> Result<()> {
-        let ns = task.ns().net.clone();
+        let ns = from.net.clone();
         if task.require_in(&ns.owner, Cap::NetAdmin).is_err() {
             // Asking needs the privilege too.
             answer_all(from, data, |_| false, |_, _, _| Err(EPERM));
@@ -41,11 +41,11 @@ impl Protocol for Nfnetlink {
             name: String::from_utf8_lossy(&task.comm()).into_owned(),
             capped,
             extended,
-            heard: has_listeners(libc::NETLINK_NETFILTER, group::NFTABLES),
+            heard: has_listeners(libc::NETLINK_NETFILTER, group::NFTABLES, ns.id),
         };
         let answer = part.netfilter.request(&part.stack, &who, data);
         for (group, message) in answer.notices {
-            let origin = Origin { group, ..Origin::default() };
+            let origin = Origin { group, net: ns.id, ..Origin::default() };
             multicast(libc::NETLINK_NETFILTER, &message, origin, None);
         }
         // A program that does not read is told by ENOBUFS.
