@@ -38,23 +38,23 @@ fn virtual_interfaces_are_those_of_linux() {
 #[test]
 fn vlans_carry_tagged_frames_and_namespaces_hear_of_themselves() {
     let script = r#"
-ip link add a type veth peer name b
-ip link add link a name a.5 type vlan id 5 && ip link add link b name b.5 type vlan id 5
-ip link add link a name a.5b type vlan id 5 2>/dev/null || echo taken
-ip link add link a name a.x type vlan id 5000 2>/dev/null || echo "no such tag"
-ip link set a.5 up 2>/dev/null || echo "down below"
-ip -d link show a.5 | tr -s ' \n' '\n' | grep -A4 -x vlan | tr '\n' ' '; echo
+ip link add va type veth peer name vb
+ip link add link va name va.5 type vlan id 5 && ip link add link vb name vb.5 type vlan id 5
+ip link add link va name va.5b type vlan id 5 2>/dev/null || echo taken
+ip link add link va name va.x type vlan id 5000 2>/dev/null || echo "no such tag"
+ip link set va.5 up 2>/dev/null || echo "down below"
+ip -d link show va.5 | tr -s ' \n' '\n' | grep -A4 -x vlan | tr '\n' ' '; echo
 ip netns add n
-ip link set b.5 netns n
-ip -n n -br link show b.5 | cut -d' ' -f1
-ip addr add 10.5.0.1/24 dev a.5
-ip -n n addr add 10.5.0.2/24 dev b.5
-ip link set a up; ip link set b up; ip -n n link set b.5 up
-ip -br link show a.5 | grep -o LOWER_UP
+ip link set vb.5 netns n
+ip -n n -br link show vb.5 | cut -d' ' -f1
+ip addr add 10.5.0.1/24 dev va.5
+ip -n n addr add 10.5.0.2/24 dev vb.5
+ip link set va up; ip link set vb up; ip -n n link set vb.5 up
+ip -br link show va.5 | grep -o LOWER_UP
 cat > /tmp/look.py <<'P'
 import socket
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-s.bind(("a", 0))
+s.bind(("va", 0))
 s.setsockopt(263, 8, 1)
 print("ready", flush=True)
 s.settimeout(60)
@@ -75,9 +75,9 @@ s.settimeout(60)
 s.sendto(b"hello vlan", ("10.5.0.2", 7))
 print(s.recv(100), flush=True)
 print(l.communicate()[0].strip())'
-ip link set a down; ip -br link show a.5 | grep -c -w UP
-ip link del a; ip link show a.5 2>/dev/null || echo gone
-ip -n n link show b.5 2>/dev/null || echo "gone there"
+ip link set va down; ip -br link show va.5 | grep -c -w UP
+ip link del va; ip link show va.5 2>/dev/null || echo gone
+ip -n n link show vb.5 2>/dev/null || echo "gone there"
 unshare -n sh -c 'ip monitor link > /tmp/there & ip link add seen type dummy; i=0; until grep -q seen /tmp/there; do sleep 0.1; [ $((i += 1)) -lt 200 ] || exit; ip link set seen mtu $((1400 + i)); done; kill $!' &
 ip monitor link > /tmp/here & m=$!
 i=0; until grep -q first /tmp/here || [ $i = 200 ]; do ip link add first$((i += 1)) type dummy; sleep 0.1; done
@@ -94,6 +94,6 @@ ip link add bond0 type bond 2>/dev/null || echo "no bonds"
     }
     let w = World::new();
     let out = w.run(&["run", "--mem", "256M", "--net", "none", "--", "sh", "-c", script]);
-    let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\n0\n1\nno bonds\n";
+    let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nvb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\n0\n1\nno bonds\n";
     assert_eq!(out.out, want, "{out:?}");
 }
