@@ -49,13 +49,21 @@ struct Queue {
     /// Lines that wait for a client, in the order in which they were opened.
     waiting: VecDeque<Weak<Bridge>>,
     /// Clients that wait for a line.
-    idle: VecDeque<TcpStream>,
+    idle: VecDeque<Idle>,
+}
+
+/// A client that no line has.
+struct Idle {
+    client: TcpStream,
+    /// Of a line that closed before anything was said: what telnet has negotiated, and the client's size.
+    met: Option<(Telnet, Option<WinSize>)>,
 }
 
 /// What a line has of the connection.
 pub struct PortTransport {
     inner: Stream,
     bridge: Arc<Bridge>,
+    listener: Arc<Listener>,
 }
 
 struct Bridge {
@@ -75,6 +83,8 @@ struct BridgeState {
     to_client: Vec<u8>,
     to_line: Vec<u8>,
     size: Option<WinSize>,
+    /// The line or the client has said something.
+    spoken: bool,
     ended: bool,
 }
 
@@ -104,7 +114,7 @@ impl Ports {
         let (bridge, end) = bridge_and_end;
         listener.serve(&bridge);
         let inner = Stream::from_fd(end.into()).map_err(Errno::from)?;
-        Ok(PortTransport { inner, bridge })
+        Ok(PortTransport { inner, bridge, listener })
     }
 
     fn listener(&self, at: SocketAddr) -> Result<Arc<Listener>> {
@@ -161,18 +171,8 @@ impl Listener {
         if client.set_nonblocking(true).is_err() {
             return;
         }
-        let bridge = {
-            let mut q = self.queue.lock();
-            loop {
-                match q.waiting.pop_front().map(|w| w.upgrade()) {
-                    Some(Some(b)) if !b.is_ended() => break Some(b),
-                    Some(_) => {}
-                    None => break None,
-                }
-            }
-        };
-        if let Some(b) = bridge {
-            return b.connect(client);
+        if let Some(b) = self.next_line() {
+            return b.connect(Idle { client, met: None });
         }
         pr_info!("No one waiting for port {}", self.address.port());
         let mut client = client;
@@ -180,7 +180,26 @@ impl Listener {
         let _ = client.write(NOBODY.as_bytes());
         let mut q = self.queue.lock();
         if q.idle.len() < MAX_IDLE {
-            q.idle.push_back(client);
+            q.idle.push_back(Idle { client, met: None });
+        }
+    }
+
+    /// The line that waits longest.
+    fn next_line(&self) -> Option<Arc<Bridge>> {
+        let mut q = self.queue.lock();
+        while let Some(line) = q.waiting.pop_front() {
+            if let Some(b) = line.upgrade().filter(|b| !b.is_ended()) {
+                return Some(b);
+            }
+        }
+        None
+    }
+
+    /// A line closed before anything was said: its client is the next one's. A getty opens its line twice.
+    fn give_back(&self, idle: Idle) {
+        match self.next_line() {
+            Some(b) => b.connect(idle),
+            None => self.queue.lock().idle.push_front(idle),
         }
     }
 }
@@ -223,6 +242,7 @@ impl Bridge {
                     to_client: Vec::new(),
                     to_line: Vec::new(),
                     size: None,
+                    spoken: false,
                     ended: false,
                 },
             ),
@@ -235,14 +255,21 @@ impl Bridge {
         self.state.lock().ended
     }
 
-    fn connect(&self, client: TcpStream) {
-        {
+    fn connect(&self, idle: Idle) {
+        let known = {
             let mut st = self.state.lock();
             let kept = std::mem::take(&mut st.to_client);
-            st.to_client = Telnet::greeting();
+            match idle.met {
+                Some((telnet, size)) => (st.telnet, st.size) = (telnet, size),
+                None => st.to_client = Telnet::greeting(),
+            }
             let st = &mut *st;
             st.telnet.encode(&kept, &mut st.to_client);
-            st.client = Some(client);
+            st.client = Some(idle.client);
+            st.size.is_some()
+        };
+        if known {
+            (self.on_size)();
         }
         self.pump();
     }
@@ -360,6 +387,7 @@ impl BridgeState {
                 }
             }
             let Some(n) = read_some(&mut self.line, &mut buf)? else { return Ok(()) };
+            self.spoken = true;
             if self.client.is_some() {
                 self.telnet.encode(&buf[..n], &mut self.to_client);
             } else {
@@ -379,6 +407,7 @@ impl BridgeState {
             };
             let Some(n) = read_some(client, &mut buf)? else { return Ok(()) };
             let received = self.telnet.receive(&buf[..n]);
+            self.spoken |= !received.data.is_empty();
             self.to_line = received.data;
             self.to_client.extend_from_slice(&received.reply);
             self.size = received.size.or(self.size);
@@ -419,8 +448,20 @@ impl Drop for PortTransport {
     fn drop(&mut self) {
         // What the line sent last is still in the socket pair: it goes out if the client takes it.
         self.bridge.pump();
-        let mut st = self.bridge.state.lock();
-        st.ended = true;
-        self.bridge.end(&mut st);
+        let idle = {
+            let mut st = self.bridge.state.lock();
+            let unused = !st.ended && !st.spoken && st.to_client.is_empty();
+            let client = if unused { st.client.take() } else { None };
+            if let (Some(c), Some(t)) = (&client, st.client_watch.token.take()) {
+                self.bridge.reactor.remove(c, t);
+            }
+            let met = Some((std::mem::take(&mut st.telnet), st.size));
+            st.ended = true;
+            self.bridge.end(&mut st);
+            client.map(|client| Idle { client, met })
+        };
+        if let Some(idle) = idle {
+            self.listener.give_back(idle);
+        }
     }
 }

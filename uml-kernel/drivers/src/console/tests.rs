@@ -363,6 +363,30 @@ fn telnet_reaches_the_lines_that_share_a_port() {
     assert_eq!(m.open(&task, 4, 69, libc::O_RDWR).err(), Some(EADDRINUSE));
 }
 
+/// As agetty(8) does: open, close, open.
+#[test]
+fn a_line_that_closes_without_a_word_leaves_its_client_to_the_next() {
+    let port = free_port();
+    let m = machine(&[], &[format!("0=port:{port}"), format!("1=port:{port}")]);
+    let task = m.task();
+    let line = m.open(&task, 4, 64, libc::O_RDWR).expect("opens");
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    client.write_all(b"\xff\xfa\x1f\0\x64\0\x28\xff\xf0").expect("write");
+    let size = |n| m.consoles.tty(Family::Serial, n).expect("a line").winsize();
+    while size(0).cols != 100 {
+        std::thread::yield_now();
+    }
+    drop(line);
+    let next = m.open(&task, 4, 65, libc::O_RDWR).expect("opens");
+    write(&task, &next, "login: ").expect("write");
+    until(&mut client, "login: ");
+    assert_eq!((size(1).rows, size(1).cols), (40, 100));
+    // Now something was said: the close is for the client too.
+    drop(next);
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("the end");
+}
+
 #[test]
 fn a_flood_through_a_port_loses_nothing() {
     let port = free_port();
