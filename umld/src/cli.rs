@@ -85,6 +85,9 @@ pub enum Command {
     Metrics,
     /// Examines the host: what is missing, and how to get it.
     Doctor(Format),
+    /// Networks of the host.
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Checks vm.toml files.
     Check(Files),
     /// Prints the exact kernel command line of a vm.toml or an instance.
@@ -540,6 +543,23 @@ pub struct Explain {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetCommand {
+    /// Says what modes of [[net]] need of the host, what is missing, and the commands for root that give it.
+    ///
+    /// Exits with 69 when a mode that was named cannot be used.
+    Doctor(NetDoctor),
+}
+
+#[derive(Debug, Args)]
+pub struct NetDoctor {
+    /// Modes, or vm.toml files with interfaces. Default: every mode.
+    #[arg(value_name = "MODE|FILE")]
+    pub what: Vec<PathBuf>,
+    #[command(flatten)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -145,6 +145,32 @@ fn a_fleet_goes_up_and_down_in_order() {
     assert!(w.run(&["check", "bad.toml"]).fails(78).contains("after itself"));
 }
 
+/// As examples/fleet.toml: the template is a machine with a layer of its own.
+#[test]
+fn members_do_not_share_the_layer_of_their_template() {
+    let w = World::new();
+    let Some(_) = w.image("b.img", "8M", None) else { return };
+    w.write("t.toml", "[vm]\nmem = \"64M\"\n[[disk]]\nid = \"ubda\"\nfile = \"b.img\"\ncow = \"t.cow\"\n[boot]\nroot = \"host\"\ncommand = [\"sleep\", \"1000\"]\n[stop]\ncad = \"0s\"\n");
+    w.write(
+        "fleet.toml",
+        "[fleet]\ntemplate = \"t.toml\"\nname = \"n{n}\"\ncount = 2\n\
+         [[member]]\nname = \"own\"\nset.disk = [{ id = \"ubda\", cow = \"own.cow\" }]\n",
+    );
+    w.run(&["start", "t.toml"]).ok();
+    w.run(&["up"]).ok();
+    let cow = |name: &str| {
+        let shown = w.run(&["show", name]).ok();
+        let line = shown.lines().find(|l| l.starts_with("cow =")).unwrap_or_default().to_owned();
+        line.trim_start_matches("cow = ").trim_matches('"').to_owned()
+    };
+    let home = w.path("");
+    let home = home.to_str().unwrap().trim_end_matches('/');
+    assert_eq!(cow("n1"), format!("{home}/.uml/.umld/n1/disk0.cow"));
+    assert_eq!(cow("n2"), format!("{home}/.uml/.umld/n2/disk0.cow"));
+    assert_eq!(cow("own"), format!("{home}/own.cow"));
+    w.run(&["down"]).ok();
+}
+
 #[test]
 fn the_generator_writes_units() {
     let w = World::new();

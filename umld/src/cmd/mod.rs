@@ -19,6 +19,7 @@ pub mod manual;
 pub mod mconsole;
 pub mod merge;
 pub mod metrics;
+pub mod net;
 pub mod pause;
 pub mod rename;
 pub mod restart;
@@ -68,6 +69,7 @@ pub fn dispatch(command: Command) -> u8 {
         Command::Top(a) => top::run(&a),
         Command::Metrics => metrics::run(),
         Command::Doctor(a) => doctor::run(&a),
+        Command::Net(c) => net::run(&c),
         Command::Check(a) => check::run(&a),
         Command::Explain(a) => explain::run(&a),
         Command::Schema => print(&(crate::spec::schema::json() + "\n")),

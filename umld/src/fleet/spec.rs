@@ -43,7 +43,8 @@ pub struct Common {
     pub first: Option<u32>,
     /// Members started at a time. Default: twice the host's CPUs.
     pub jobs: Option<usize>,
-    /// Give each member copy-on-write files of its own for disks without. Default: true.
+    /// Give each member copy-on-write files of its own, also in place of those of a template that several share.
+    /// Default: true.
     pub cow: Option<bool>,
     /// Keys of vm.toml that all members have.
     pub set: Table,
@@ -124,7 +125,8 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
     for m in &members {
         let at = file.member.iter().position(|own| own.name == m.name);
         let place = at.map_or("fleet".to_owned(), |k| format!("member[{k}]"));
-        let Some(template) = m.template.as_ref().or(common.template.as_ref()) else {
+        let written = m.template.as_ref().or(common.template.as_ref());
+        let Some(template) = written else {
             return Err(complain(&place, &format!("member \"{}\" has no template", m.name)));
         };
         let template = vm_toml::absolute(template, dir);
@@ -158,7 +160,9 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         loaded.vm.service.after = after.iter().cloned().collect();
         after.retain(|a| known.contains(a));
         if common.cow != Some(false) {
-            own_layers(&mut loaded)?;
+            let same = |o: &&Member| o.template.as_ref().or(common.template.as_ref()) == written;
+            let shared = members.iter().filter(same).count() > 1 && !m.set.contains_key("disk");
+            own_layers(&mut loaded, shared)?;
         }
         out.push((loaded, after));
     }
@@ -170,11 +174,11 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
     Ok(fleet)
 }
 
-/// Copy-on-write files in the member's own directory for disks that have none.
-fn own_layers(l: &mut Loaded) -> Result {
+/// Copy-on-write files in the member's own directory for disks that have none, or one that members would share.
+fn own_layers(l: &mut Loaded, shared: bool) -> Result {
     let dir = Store::open()?.dir(&l.name);
     for (k, d) in l.vm.disk.iter_mut().enumerate() {
-        if d.cow.is_none() && d.readonly != Some(true) && d.shared != Some(true) {
+        if (d.cow.is_none() || shared) && d.readonly != Some(true) && d.shared != Some(true) {
             d.cow = Some(dir.path.join(format!("disk{k}.cow")));
         }
     }
