@@ -183,6 +183,11 @@ fn need(mode: &str, interface: Option<&str>, h: &Host) -> Need {
             "a BESS port: a seqpacket socket (options.dst) that this user may write to",
             (Grade::Ok, "no privilege is needed".into(), none()),
         ),
+        "switch" => (
+            None,
+            "a uml_switch whose socket (options.socket) this user may write to: see uml_switch(1)",
+            (Grade::Ok, "no privilege is needed".into(), none()),
+        ),
         "vde" => {
             let found = match h.vde_plug {
                 true => (Grade::Ok, "vde_plug".into(), none()),
