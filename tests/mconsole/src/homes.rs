@@ -84,6 +84,7 @@ pub fn long_paths(dir: &Path) -> Verdict {
         }
         answered(&client(&m.home, &["long", "halt"])?)?;
         drop(m);
+        supervised(&deep)?;
         // Beyond what a kernel keeps of a path.
         let deeper = deep.join("e".repeat(150));
         fs::create_dir_all(&deeper).map_err(|e| e.to_string())?;
@@ -106,6 +107,29 @@ pub fn long_paths(dir: &Path) -> Verdict {
         Ok(())
     };
     run().into()
+}
+
+/// The supervisor's sockets are below the same directory.
+fn supervised(home: &Path) -> Result<(), String> {
+    let umld = program("umld").ok_or("umld is not built")?;
+    let file = home.join("far.toml");
+    let text = "[vm]\nmem = \"64M\"\n[boot]\nroot = \"host\"\ncommand = [\"sleep\", \"100000\"]\n";
+    fs::write(&file, text).map_err(|e| e.to_string())?;
+    let file = file.display().to_string();
+    let run = |args: &[&str]| -> Result<String, String> {
+        let out = Command::new(&umld).env("HOME", home).args(args).stdin(Stdio::null()).output();
+        let out = out.map_err(|e| format!("umld: {e}"))?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        if out.status.success() { Ok(text) } else { Err(format!("umld {args:?}: {out:?}")) }
+    };
+    run(&["start", &file])?;
+    let version = run(&["mconsole", "far", "version"]);
+    let said = run(&["exec", "far", "--", "echo", "from", "inside"]);
+    run(&["kill", "far"])?;
+    match (version?, said?) {
+        (v, s) if v.contains("Linux ") && s == "from inside\n" => Ok(()),
+        other => Err(format!("umld in a long directory: {other:?}")),
+    }
 }
 
 /// No HOME, one that is not there, and ones where nothing can be made: said, and the machine runs without a directory.
