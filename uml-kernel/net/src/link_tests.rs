@@ -173,7 +173,7 @@ fn pairs_cross_namespaces_and_end_together() {
     let taken = other.add_interface("b", Link::Ethernet, mac(7), 1500, 1500, Arc::new(Dummy));
     assert_eq!(lab.stack.move_interface(&b, &other, None).err(), Some(EEXIST));
     let moved = lab.stack.move_interface(&b, &other, Some("c")).unwrap();
-    assert_eq!(moved.index, 3, "two is taken there");
+    assert_eq!(moved.index, b.index, "it keeps its number where that is free");
     assert!(lab.stack.interface_named("b").is_none() && !moved.is_up());
     up(&other, &moved);
     assert!(a.has_carrier());
@@ -198,7 +198,12 @@ fn pairs_cross_namespaces_and_end_together() {
     // What is of the host comes home, under another name if need be.
     let third = Stack::new(lab.clock.clone(), [3; 32]);
     let (p, _) = lab.port(5);
-    lab.stack.move_interface(&p, &third, Some("lent")).unwrap();
+    for n in 0..p.index {
+        let name = format!("d{n}");
+        third.add_interface(&name, Link::Ethernet, mac(9), 1500, 1500, Arc::new(Dummy)).unwrap();
+    }
+    let lent = lab.stack.move_interface(&p, &third, Some("lent")).unwrap();
+    assert_ne!(lent.index, p.index, "its number is taken there");
     lab.port(6);
     third.end(Some(lab.stack.clone()));
     assert!(lab.stack.interface_named("lent").is_some());
