@@ -462,6 +462,28 @@ fn get_socket(t: &Target<'_>, name: i32) -> Result<Vec<u8>> {
     }
 }
 
+/// SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST (netfilter_ipv4.h).
+pub(crate) const ORIGINAL_DST: i32 = 80;
+
+/// Where the connection was going before NAT sent it here: `ENOENT` when it is not tracked.
+pub(crate) fn original_destination(
+    t: &Target<'_>,
+    level: i32,
+    local: SocketAddr,
+    remote: SocketAddr,
+    max: usize,
+) -> Result<Vec<u8>> {
+    let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+    let (local, remote) = (plain(local), plain(remote));
+    if local.is_ipv4() != (level == libc::SOL_IP) {
+        return Err(ENOENT);
+    }
+    let filter = t.stack.hooks.filter().ok_or(ENOENT)?;
+    let to = filter.original_destination(t.stack, local, remote).ok_or(ENOENT)?;
+    let bytes = crate::addr::format(to, !local.is_ipv4(), 0);
+    if max < bytes.len() { Err(EINVAL) } else { Ok(bytes) }
+}
+
 fn path_mtu(t: &Target<'_>, known: Option<u32>, to: Option<IpAddr>) -> Result<Vec<u8>> {
     let m = match (known, to) {
         (Some(m), _) => m,

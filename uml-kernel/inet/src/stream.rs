@@ -428,6 +428,17 @@ impl Socket for StreamSocket {
                     v6: self.v6(),
                     kind: libc::SOCK_STREAM,
                 };
+                if name == ip_options::ORIGINAL_DST
+                    && matches!(level, libc::SOL_IP | libc::SOL_IPV6)
+                {
+                    return ip_options::original_destination(
+                        &target,
+                        level,
+                        self.tcp.local(),
+                        self.tcp.remote()?,
+                        max,
+                    );
+                }
                 let mtu = self.tcp.look(|t| t.info(self.tcp.stack.now()).pmtu).ok();
                 ip_options::get(&target, level, name, mtu)
             }

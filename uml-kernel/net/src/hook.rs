@@ -3,6 +3,7 @@
 //! Without a judge, and at hooks that it does not care about, a hook costs one load.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -68,6 +69,14 @@ pub trait Filter: Send + Sync {
 
     /// Pieces must be put together before they are judged.
     fn wants_whole(&self) -> bool;
+
+    /// Where the connection of a TCP socket with these ends was going before it was translated.
+    fn original_destination(
+        &self,
+        stack: &Stack,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SocketAddr>;
 
     /// An interface lost an address.
     fn address_gone(&self, stack: &Stack, iface: u32);

@@ -48,12 +48,25 @@ pub struct Meta {
     pub flow: u32,
     /// IPv4 options, in whole words.
     pub options: Vec<u8>,
+    /// The user whose socket sends.
+    pub owner: Option<u32>,
 }
 
 impl Meta {
     /// Defaults for everything but addresses and protocol.
     pub fn new(src: IpAddr, dst: IpAddr, proto: u8) -> Meta {
-        Meta { src, dst, proto, ttl: 64, tos: 0, df: true, id: 0, flow: 0, options: Vec::new() }
+        Meta {
+            src,
+            dst,
+            proto,
+            ttl: 64,
+            tos: 0,
+            df: true,
+            id: 0,
+            flow: 0,
+            options: Vec::new(),
+            owner: None,
+        }
     }
 }
 
@@ -223,6 +236,7 @@ impl Stack {
             return Err(EMSGSIZE);
         }
         self.snmp.ip_out_requests.inc();
+        p.owner = m.owner;
         let cut = total > dst.mtu && p.gso.is_none();
         if cut && m.df && m.dst.is_ipv4() {
             self.snmp.ip_frag_fails.inc();
@@ -265,7 +279,7 @@ impl Stack {
 
     /// Sends what was routed, own packets and others': pieces of it where it is too large; groups and broadcasts also come
     /// back here. `EPERM` when a filter drops it.
-    fn finish(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) -> Result<()> {
+    pub(crate) fn finish(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) -> Result<()> {
         let input = if p.iface == 0 || !self.hooks.active(Hook::Postrouting) {
             None
         } else {
@@ -674,103 +688,6 @@ impl Stack {
             broadcast: p.priority != 0 || h.dst.is_multicast(),
         };
         self.deliver(cx, iface, &to, p);
-    }
-
-    // Forwarding (RFC 1812 5.2, RFC 8200).
-
-    fn forward_v4(&self, cx: &mut Cx, h: Ipv4, mut p: Packet, problem: Option<Errno>) {
-        if let Some(e) = problem {
-            let code = match e {
-                EACCES => 13,
-                EHOSTUNREACH => wire_icmp::v4::HOST,
-                EINVAL => return,
-                _ => wire_icmp::v4::NET,
-            };
-            icmp::error(cx, &p, wire_icmp::v4::UNREACHABLE, code, 0);
-            return;
-        }
-        if h.ttl <= 1 {
-            icmp::error(cx, &p, wire_icmp::v4::TIME_EXCEEDED, 0, 0);
-            return;
-        }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: p.iface,
-            mark: p.mark,
-            tos: h.tos,
-        };
-        let Ok(dst) = self.route_to(&f) else { return };
-        let fits = |n: usize| n <= dst.mtu;
-        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + h.header_len + 60);
-        let passes = fits(p.net_len()) || (p.gso.is_some() && fits(size));
-        if !passes && h.df {
-            icmp::error(
-                cx,
-                &p,
-                wire_icmp::v4::UNREACHABLE,
-                wire_icmp::v4::FRAG_NEEDED,
-                dst.mtu as u32,
-            );
-            return;
-        }
-        self.snmp.ip_forw_datagrams.inc();
-        p.strip_link();
-        let b = p.net_bytes_mut();
-        b[8] -= 1;
-        // The checksum changes by one in its high byte (RFC 1624).
-        let sum = u32::from(u16::from_be_bytes([b[10], b[11]])) + 0x100;
-        let sum = (sum & 0xffff) + (sum >> 16);
-        b[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
-        p.priority = 0;
-        self.pass_on(cx, &dst, p);
-    }
-
-    /// Sends what came for another host, if filters let it.
-    fn pass_on(&self, cx: &mut Cx, dst: &Dst, mut p: Packet) {
-        if self.hooks.active(Hook::Forward) {
-            let input = self.interface(p.iface);
-            if !self.passes(cx, Hook::Forward, &mut p, input.as_ref(), Some(&dst.iface)) {
-                return;
-            }
-        }
-        let _ = self.finish(cx, dst, p);
-    }
-
-    fn forward_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet, problem: Option<Errno>) {
-        if let Some(e) = problem {
-            let code = match e {
-                EACCES => wire_icmp::v6::PROHIBITED,
-                EINVAL => return,
-                _ => wire_icmp::v6::NO_ROUTE,
-            };
-            icmp::error(cx, &p, wire_icmp::v6::UNREACHABLE, code, 0);
-            return;
-        }
-        if h.hop_limit <= 1 {
-            icmp::error(cx, &p, wire_icmp::v6::TIME_EXCEEDED, 0, 0);
-            return;
-        }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: p.iface,
-            mark: p.mark,
-            tos: h.class,
-        };
-        let Ok(dst) = self.route_to(&f) else { return };
-        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + ipv6::HEADER + 60);
-        if size > dst.mtu {
-            icmp::error(cx, &p, wire_icmp::v6::TOO_BIG, 0, dst.mtu as u32);
-            return;
-        }
-        self.snmp.ip_forw_datagrams.inc();
-        p.strip_link();
-        p.net_bytes_mut()[7] -= 1;
-        p.priority = 0;
-        self.pass_on(cx, &dst, p);
     }
 }
 

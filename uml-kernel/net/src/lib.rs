@@ -20,6 +20,7 @@ pub mod bpf;
 pub mod bridge;
 pub mod conf;
 mod egress;
+mod forward;
 mod fragment;
 pub mod gro;
 mod group;

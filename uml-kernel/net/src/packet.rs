@@ -307,6 +307,8 @@ pub struct Packet {
     pub vlan: Option<u16>,
     /// When it arrived, nanoseconds since the epoch; 0 when not noted.
     pub stamp: u64,
+    /// The user whose socket sent it.
+    pub owner: Option<u32>,
     /// Its connection, once a filter looked.
     pub track: crate::hook::Track,
 }

@@ -143,6 +143,7 @@ impl IpOptions {
         stack: &Stack,
     ) -> Meta {
         let mut m = Meta::new(way.src, dst, proto);
+        m.owner = Some(self.uid);
         let group = dst.is_multicast();
         if dst.is_ipv4() {
             let default = stack.conf.ip_default_ttl.get() as u8;

@@ -116,6 +116,12 @@ impl Conn {
         self.expires() > now && self.status() & status::DYING == 0
     }
 
+    /// Neither over nor being closed.
+    pub fn is_open(&self, now: Time) -> bool {
+        let over = || matches!(self.state.lock().tcp.state, TcpState::TimeWait | TcpState::Close);
+        self.lives(now) && !(self.original.proto == proto::TCP && over())
+    }
+
     fn refresh(&self, now: Time, seconds: u64) {
         self.expires.store((now + seconds * SEC).0, Ordering::Relaxed);
     }

@@ -168,7 +168,7 @@ pub fn element(o: &mut Out, t: &Table, s: &Set, e: &Element, now: Time) {
             o.be32(3, e.flags);
         }
         if s.spec.flags & flag::TIMEOUT != 0
-            && let Some(ms) = e.timeout
+            && let Some(ms) = e.timeout.filter(|_| e.timeout != s.spec.timeout)
         {
             o.be64(4, ms);
         }

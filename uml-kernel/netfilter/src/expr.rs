@@ -283,6 +283,7 @@ pub fn parse(a: &Attr<'_>, names: &Names<'_>) -> Outcome<Expr> {
         "limit" => Arc::new(state::Limit::parse(b)?),
         "quota" => Arc::new(state::Quota::parse(b)?),
         "log" => Arc::new(state::Log::parse(b)?),
+        "connlimit" => Arc::new(nat::Connlimit::parse(b)?),
         "numgen" => Arc::new(state::Numgen::parse(b)?),
         "last" => Arc::new(state::Last::parse(b)?),
         "ct" => nat::ct(b, names)?,

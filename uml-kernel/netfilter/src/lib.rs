@@ -25,6 +25,7 @@ pub mod set;
 mod tests;
 mod transaction;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -119,6 +120,24 @@ impl Filter for Netfilter {
 
     fn wants_whole(&self) -> bool {
         self.present.read().compiled.tracks
+    }
+
+    fn original_destination(
+        &self,
+        stack: &Stack,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let t = conntrack::Tuple {
+            src: local.ip(),
+            dst: remote.ip(),
+            proto: uml_net::wire::proto::TCP,
+            sport: local.port(),
+            dport: remote.port(),
+            icmp: (0, 0),
+        };
+        let (c, _) = self.conntrack.find(&t, stack.now())?;
+        Some(SocketAddr::new(c.original.dst, c.original.dport))
     }
 
     fn address_gone(&self, stack: &Stack, iface: u32) {

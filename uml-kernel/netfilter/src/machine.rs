@@ -158,11 +158,21 @@ pub struct Parsed {
 impl Parsed {
     /// Looks at the headers, which become contiguous as far as they are there.
     pub fn of(p: &mut Packet) -> Option<Parsed> {
-        let near = p.net_len().min(160);
-        p.pull(near);
-        let b = p.net();
-        match b.first()? >> 4 {
+        let found = Parsed::headers(p)?;
+        // Only headers are moved: data stays where receivers join it.
+        if !found.piece {
+            let len = if found.proto == proto::TCP { 20 } else { 8 };
+            p.pull(p.net_len().min(found.transport + len));
+        }
+        Some(found)
+    }
+
+    fn headers(p: &mut Packet) -> Option<Parsed> {
+        p.pull(p.net_len().min(ipv4::HEADER));
+        match p.net().first()? >> 4 {
             4 => {
+                p.pull(p.net_len().min(usize::from(p.net()[0] & 15) * 4));
+                let b = p.net();
                 let h = ipv4::Ipv4::parse_quoted(b).ok()?;
                 Some(Parsed {
                     v6: false,
@@ -173,6 +183,14 @@ impl Parsed {
                 })
             }
             6 => {
+                p.pull(p.net_len().min(ipv6::HEADER));
+                if matches!(
+                    p.net().get(6),
+                    Some(&proto::HOPOPT | &proto::ROUTING | &proto::FRAGMENT | &proto::DSTOPTS)
+                ) {
+                    p.pull(p.net_len().min(256));
+                }
+                let b = p.net();
                 let h = ipv6::Ipv6::parse_quoted(b).ok()?;
                 let c = ipv6::chain(b, h.next).ok()?;
                 let at = ipv6::HEADER + c.len;
@@ -225,6 +243,17 @@ impl<'a> Machine<'a> {
         self.registers[r.0..end].copy_from_slice(&v[..n]);
         let whole = end.next_multiple_of(4).min(REGISTERS);
         self.registers[end..whole].fill(0);
+    }
+
+    /// Fills a register with bytes from the network header on, without those that were not pulled; false when they are
+    /// not there.
+    pub fn store_net(&mut self, r: Reg, at: usize, len: usize) -> bool {
+        let end = (r.0 + len).min(REGISTERS);
+        let Some(b) = self.p.net().get(at..at + (end - r.0)) else { return false };
+        self.registers[r.0..end].copy_from_slice(b);
+        let whole = end.next_multiple_of(4).min(REGISTERS);
+        self.registers[end..whole].fill(0);
+        true
     }
 
     /// The present moment.

@@ -279,6 +279,7 @@ impl Netfilter {
             let Transaction { rules, events, .. } = tx;
             let changed = !events.is_empty() || who.heard;
             let generation = self.commit(stack, rules, (who.pid, who.name.clone()));
+            let echo = events.iter().any(|e| e.echo);
             for e in events {
                 if e.echo {
                     answer.push(e.message.clone());
@@ -287,7 +288,11 @@ impl Netfilter {
             }
             if changed {
                 let to = To { seq: begin.seq, portid: who.portid, generation };
-                answer.notices.push((group::NFTABLES, self.generation_message(to)));
+                let m = self.generation_message(to);
+                if echo {
+                    answer.push(m.clone());
+                }
+                answer.notices.push((group::NFTABLES, m));
             }
         }
         answer.replies.extend(acks);

@@ -188,8 +188,8 @@ impl Set {
         self.len() == 0
     }
 
-    /// Adds an element; false when the very same is there already. `EEXIST` when one with its key says otherwise, or when there
-    /// is one and `exclusive`; `ENOTEMPTY` for an interval that overlaps; `ENFILE` when the set is full.
+    /// Adds an element; false when the very same is there already. `EEXIST` when one with its key says otherwise, when there is one and
+    /// `exclusive`, and for an interval that overlaps; `ENFILE` when the set is full.
     pub fn add(&self, e: Element, exclusive: bool, now: Time) -> Result<bool> {
         let mut all = self.elements.write();
         let limit = match self.spec.size {
@@ -244,7 +244,7 @@ impl Set {
                     let inside = before.is_some_and(|(_, o)| !o.is_end());
                     let closed = m.range(here..).next().is_some_and(|(_, o)| o.is_end());
                     if inside && closed {
-                        return Err(ENOTEMPTY);
+                        return Err(EEXIST);
                     }
                 }
                 m.insert((e.key.clone(), !e.is_end()), e);
@@ -257,7 +257,7 @@ impl Set {
                         .all(|r| e.key[r.clone()] <= end[r.clone()] && o.key[r.clone()] <= last[r])
                 };
                 if v.iter().any(|o| o.lives(now) && overlaps(o)) {
-                    return Err(ENOTEMPTY);
+                    return Err(EEXIST);
                 }
                 v.push(e);
             }
@@ -469,7 +469,7 @@ mod tests {
             s.add(Element::new(vec![a]), true, NOW).unwrap();
             s.add(end(vec![b]), true, NOW).unwrap();
         }
-        assert_eq!(s.add(Element::new(vec![15]), true, NOW), Err(ENOTEMPTY));
+        assert_eq!(s.add(Element::new(vec![15]), true, NOW), Err(EEXIST));
         assert!(s.find(&[20], NOW, |_| ()).is_some());
         assert!(s.find(&[30], NOW, |_| ()).is_none());
     }

@@ -44,6 +44,7 @@ const MATCHES: &[(&str, u32, usize)] = &[
     ("mac", 0, 12),
     ("mark", 1, 12),
     ("multiport", 1, 48),
+    ("owner", 1, 18),
     ("pkttype", 0, 8),
     ("state", 0, 4),
     ("statistic", 0, 24),
@@ -214,6 +215,8 @@ impl Match {
                     - u64::from(word(&data, 8)).min(u64::from(word(&data, 4))))
                     as u32;
             }
+            // Groups of sockets are not kept.
+            "owner" if byte(&data, 16) & !5 != 0 => return Err(EINVAL.into()),
             "multiport" if byte(&data, 1) > 15 || byte(&data, 0) > 2 => return Err(EINVAL.into()),
             _ => {}
         }
@@ -296,6 +299,15 @@ impl Match {
             }
             "pkttype" => {
                 (i32::from(packet_type(m.p, m.parsed.v6)) == word(d, 0) as i32) != (word(d, 4) != 0)
+            }
+            "owner" => {
+                // Bits: user, group, existence.
+                let (wanted, inverted) = (byte(d, 16), byte(d, 17));
+                let uid = m.p.owner.is_some_and(|u| (word(d, 0)..=word(d, 4)).contains(&u));
+                let says = |bit: u8, hit: bool| wanted & bit == 0 || hit != (inverted & bit != 0);
+                says(4, m.p.owner.is_some())
+                    && (m.p.owner.is_some() || wanted & 1 == 0)
+                    && says(1, uid)
             }
             "mac" => {
                 // Source of an Ethernet header.
@@ -635,10 +647,12 @@ impl Operation for Target {
     }
 
     fn allowed(&self, base: &Base, _: u8) -> Result<()> {
+        // Extensions say EINVAL where expressions say EOPNOTSUPP.
+        let own = |hooks: &[Hook]| only_at(base, hooks).map_err(|_| EINVAL);
         match self.name {
-            "MASQUERADE" => only_at(base, &[Hook::Postrouting]),
-            "SNAT" => only_at(base, &[Hook::Postrouting, Hook::Input]),
-            "DNAT" | "REDIRECT" => only_at(base, &[Hook::Prerouting, Hook::Output]),
+            "MASQUERADE" => own(&[Hook::Postrouting]),
+            "SNAT" => own(&[Hook::Postrouting, Hook::Input]),
+            "DNAT" | "REDIRECT" => own(&[Hook::Prerouting, Hook::Output]),
             "REJECT" if matches!(base.hook, 1..=3) => Ok(()),
             "REJECT" => Err(EINVAL),
             "TCPMSS" if half(&self.data, 0) == 0xffff && base.hook < 2 => Err(EINVAL),

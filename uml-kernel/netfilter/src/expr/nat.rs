@@ -1,11 +1,12 @@
 //! Connections in rules: their state, and how they are translated (nft(8), "CONNTRACK STATEMENT", "NAT STATEMENTS").
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_base::{Mutex, Rank};
 use uml_net::hook::{Hook, Track};
 
 use super::{Expr, Names, Operation, Reg, Step};
@@ -222,6 +223,66 @@ impl Operation for Notrack {
             m.p.track = Track::Untracked;
         }
         Step::Next
+    }
+}
+
+/// Connections counted at once; beyond that a packet counts as one too many.
+const COUNTED_MAX: usize = 65_536;
+
+/// How many of the connections that came by are still open (`ct count`).
+pub struct Connlimit {
+    limit: u32,
+    over: bool,
+    open: Mutex<Vec<Weak<Conn>>>,
+}
+
+impl Connlimit {
+    pub fn parse(a: &Attrs<'_>) -> Outcome<Connlimit> {
+        let limit = a.need(1)?.be32()?;
+        match a.be32(2)?.unwrap_or(0) {
+            f @ (0 | 1) => Ok(Connlimit::new(limit, f == 1)),
+            _ => Err(EOPNOTSUPP.into()),
+        }
+    }
+
+    fn new(limit: u32, over: bool) -> Connlimit {
+        Connlimit { limit, over, open: Mutex::new(Rank::LEAF, Vec::new()) }
+    }
+}
+
+impl Operation for Connlimit {
+    fn name(&self) -> &'static str {
+        "connlimit"
+    }
+
+    fn dump(&self, o: &mut Out, _: &Table) {
+        o.be32(1, self.limit);
+        o.be32(2, self.over.into());
+    }
+
+    fn eval(&self, m: &mut Machine<'_>) -> Step {
+        let Some((c, _)) = conntrack::of(m.p) else { return Step::Break };
+        let now = m.now();
+        let n = {
+            let mut open = self.open.lock();
+            // What was dropped or is over has gone.
+            open.retain(|w| w.upgrade().is_some_and(|o| o.is_open(now)));
+            let known = open.iter().any(|w| std::ptr::eq(w.as_ptr(), &*c));
+            if !known && open.len() < COUNTED_MAX {
+                open.push(Arc::downgrade(&c));
+            }
+            open.len()
+        };
+        let too_many = n > self.limit as usize;
+        if too_many == self.over { Step::Next } else { Step::Break }
+    }
+
+    fn tracks(&self) -> bool {
+        true
+    }
+
+    fn fresh(&self) -> Option<Expr> {
+        Some(Arc::new(Connlimit::new(self.limit, self.over)))
     }
 }
 

@@ -110,25 +110,20 @@ impl Operation for PayloadGet {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
-        let mut v = [0; super::REGISTERS];
-        let v = &mut v[..self.len.min(super::REGISTERS)];
         if self.from == From::Link {
-            let Some(b) = m.p.link().get(self.offset..self.offset + v.len()) else {
+            let Some(b) = m.p.link().get(self.offset..self.offset + self.len).map(<[u8]>::to_vec)
+            else {
                 return Step::Break;
             };
-            v.copy_from_slice(b);
-        } else {
-            let Some(at) = start(m, self.from).map(|s| s + self.offset) else { return Step::Break };
-            if !m.p.pull(at + v.len()) {
-                return Step::Break;
-            }
-            match m.p.net().get(at..at + v.len()) {
-                Some(b) => v.copy_from_slice(b),
-                None => return Step::Break,
-            }
+            m.store(self.dreg, &b);
+            return Step::Next;
         }
-        m.store(self.dreg, v);
-        Step::Next
+        let Some(at) = start(m, self.from).map(|s| s + self.offset) else { return Step::Break };
+        if m.p.pull(at + self.len) && m.store_net(self.dreg, at, self.len) {
+            Step::Next
+        } else {
+            Step::Break
+        }
     }
 }
 
@@ -225,6 +220,7 @@ mod key {
     pub const OIFNAME: u32 = 7;
     pub const IIFTYPE: u32 = 8;
     pub const OIFTYPE: u32 = 9;
+    pub const SKUID: u32 = 10;
     pub const NFPROTO: u32 = 15;
     pub const L4PROTO: u32 = 16;
     pub const PKTTYPE: u32 = 19;
@@ -260,7 +256,7 @@ pub fn meta(a: &Attrs<'_>) -> Outcome<Expr> {
     }
     let len = match k {
         key::LEN | key::PRIORITY | key::MARK | key::IIF | key::OIF | key::CPU => 4,
-        key::IIFGROUP | key::OIFGROUP | key::PRANDOM | key::TIME_HOUR => 4,
+        key::IIFGROUP | key::OIFGROUP | key::PRANDOM | key::TIME_HOUR | key::SKUID => 4,
         key::PROTOCOL | key::IIFTYPE | key::OIFTYPE => 2,
         key::IIFNAME | key::OIFNAME | key::IIFKIND | key::OIFKIND => 16,
         key::NFPROTO | key::L4PROTO | key::PKTTYPE | key::TIME_DAY => 1,
@@ -360,6 +356,10 @@ impl Operation for MetaGet {
             },
             key::IIFKIND | key::OIFKIND => match iface {
                 Some(i) => m.store(r, &padded(i.device.driver().0)),
+                None => return Step::Break,
+            },
+            key::SKUID => match m.p.owner {
+                Some(uid) => m.store(r, &uid.to_ne_bytes()),
                 None => return Step::Break,
             },
             key::NFPROTO => m.store(r, &[m.family()]),

@@ -64,7 +64,11 @@ impl Transaction<'_> {
             }
             None => None,
         };
-        let handle = t.next_handle();
+        // What replaces a rule goes by its handle.
+        let handle = match old {
+            Some(at) => chain.rules[at].handle,
+            None => t.next_handle(),
+        };
         let exprs = match c.attrs.get(4) {
             Some(l) => parse_list(&l, &self.names(&t, compat))?,
             None => Vec::new(),
@@ -74,17 +78,16 @@ impl Transaction<'_> {
             self.rule_ids.push((n, handle));
         }
         let append = c.has(flag::APPEND);
+        if let Some(at) = old {
+            self.remove_rule(c, &t, &chain, chain.rules[at].handle)?;
+        }
         let rules = &mut self.table_mut(&t)?.chain_mut(chain.id).ok_or(ENOENT)?.rules;
         match (old, beside) {
-            (Some(at), _) => rules.insert(at + 1, rule),
+            (Some(at), _) => rules.insert(at, rule),
             (None, Some(at)) if append => rules.insert(at + 1, rule),
             (None, Some(at)) => rules.insert(at, rule),
             (None, None) if append => rules.push(rule),
             (None, None) => rules.insert(0, rule),
-        }
-        if let Some(at) = old {
-            let gone = chain.rules[at].handle;
-            self.remove_rule(c, &t, &chain, gone)?;
         }
         self.tell(c, kind::NEWRULE, t.family, |o, r| {
             let Some(t) = r.table(t.family, &t.name) else { return };
@@ -115,7 +118,10 @@ impl Transaction<'_> {
                 let table = self.table_mut(t)?;
                 let own = table.sets.iter().any(|s| s.id == id && s.anonymous());
                 if own && table.uses_of_set(id) == 0 {
-                    table.sets.retain(|s| s.id != id);
+                    if let Some(at) = table.sets.iter().position(|s| s.id == id) {
+                        let s = table.sets.remove(at);
+                        self.tell(c, kind::DELSET, t.family, |o, _| dump::set(o, t, &s));
+                    }
                 }
             }
             if let Some(id) = e.jumps_to() {
