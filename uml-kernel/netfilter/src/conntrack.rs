@@ -400,10 +400,11 @@ impl Expire for Conntrack {
         let mut next = Time::NEVER;
         let mut gone = Vec::new();
         for s in &self.shards {
-            for (c, reply) in s.lock().values() {
+            for (c, _) in s.lock().values() {
                 if c.lives(now) {
                     next = next.min(c.expires());
-                } else if !reply {
+                } else {
+                    // By either tuple: another connection may have taken the place of one of them.
                     gone.push(c.clone());
                 }
             }
@@ -414,6 +415,90 @@ impl Expire for Conntrack {
         if next != Time::NEVER {
             let stack = cx.stack().clone();
             self.arm(&stack, next.max(now + SWEEP));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uml_net::Clock;
+    use uml_net::packet::Data;
+
+    /// A clock that tests set.
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now(&self) -> Time {
+            Time(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    fn datagram(src: [u8; 4], dst: [u8; 4], ports: [u8; 4]) -> Packet {
+        let mut b = Vec::new();
+        uml_net::wire::ipv4::Ipv4::new(src.into(), dst.into(), proto::UDP, 64, 8)
+            .write(&[], &mut b);
+        b.extend_from_slice(&ports);
+        b.extend_from_slice(&[0, 8, 0, 0]);
+        Packet::new(Data::copy_of(&b))
+    }
+
+    fn pass(ct: &Arc<Conntrack>, stack: &Arc<Stack>, mut p: Packet) -> Option<(Arc<Conn>, u8)> {
+        stack.enter(|cx| {
+            let h = Parsed::of(&mut p)?;
+            ct.enter(cx, &mut p, &h);
+            ct.confirm(cx, &mut p);
+            of(&p)
+        })
+    }
+
+    #[test]
+    fn connections_are_found_from_both_sides_and_forgotten_in_time() {
+        let clock = Arc::new(Hand(AtomicU64::new(SEC)));
+        let stack = Stack::new(clock.clone(), [1; 32]);
+        let ct = Conntrack::new();
+        let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let there = || datagram(a, b, [0, 7, 0, 53]);
+        let back = || datagram(b, a, [0, 53, 0, 7]);
+        let (first, how) = pass(&ct, &stack, there()).unwrap();
+        assert_eq!((how, ct.len()), (info::NEW, 1));
+        let (same, how) = pass(&ct, &stack, back()).unwrap();
+        assert!(Arc::ptr_eq(&first, &same));
+        assert_eq!(how, info::ESTABLISHED + info::REPLY);
+        assert_eq!(pass(&ct, &stack, there()).unwrap().1, info::ESTABLISHED);
+        clock.0.store(40 * SEC, Ordering::SeqCst);
+        // Its time is over though nobody has looked: the other side begins a new one, in its place.
+        let (other, how) = pass(&ct, &stack, back()).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert_eq!(how, info::NEW);
+        clock.0.store(100 * SEC, Ordering::SeqCst);
+        stack.run_timers();
+        assert!(ct.is_empty());
+        assert!(ct.shards.iter().all(|s| s.lock().is_empty()));
+    }
+
+    #[test]
+    fn source_ports_that_are_taken_change() {
+        let stack = Stack::new(Arc::new(Hand(AtomicU64::new(SEC))), [1; 32]);
+        let ct = Conntrack::new();
+        let to = NatRange {
+            addresses: Some(([1, 1, 1, 1].into(), [1, 1, 1, 1].into())),
+            ..NatRange::default()
+        };
+        let mut seen = std::collections::HashSet::new();
+        for n in 1..=20 {
+            let mut p = datagram([10, 0, 0, n], [8, 8, 8, 8], [0x10, 0, 0, 53]);
+            let reply = stack.enter(|cx| {
+                let h = Parsed::of(&mut p).unwrap();
+                ct.enter(cx, &mut p, &h);
+                let (c, _) = of(&p).unwrap();
+                assert!(ct.decide(cx, &c, Manip::Src, &to));
+                assert_eq!(ct.confirm(cx, &mut p), Step::Next);
+                c.tuple(true)
+            });
+            assert_eq!(reply.dst, std::net::IpAddr::from([1, 1, 1, 1]));
+            assert!(n != 1 || reply.dport == 0x1000);
+            assert!(seen.insert(reply.dport));
         }
     }
 }
