@@ -2,7 +2,9 @@
 
 switch.py UMLD SWITCH DIRECTORY [STOCK KERNEL]. Prints one line for each pair.
 """
+import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -77,7 +79,9 @@ def stock(n):
     return subprocess.Popen(
         [STOCK, "mem=128M", f"eth0=daemon,02:00:00:00:00:0{n},unix,{CONTROL}", "root=98:0", "rootfstype=hostfs",
          "rootflags=/", "init=" + init, "con=null", "con0=null,fd:1"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # Its processes outlive the first one that is killed; they are ended as a group.
+        start_new_session=True)
 
 
 def until(p, word):
@@ -162,5 +166,8 @@ try:
     timer.cancel()
 finally:
     for p in others:
+        # Only the stock kernel is a group of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(p.pid, signal.SIGKILL)
         p.kill()
         p.wait()
