@@ -6,12 +6,13 @@ use uml_abi::errno::*;
 use crate::hook::Hook;
 use crate::icmp;
 use crate::ip::Dst;
-use crate::packet::Packet;
+use crate::packet::{GsoKind, Packet};
 use crate::route::Flow;
 use crate::stack::{Cx, Stack};
 use crate::wire::icmp as wire_icmp;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::udp;
 
 impl Stack {
     pub(crate) fn forward_v4(&self, cx: &mut Cx, h: Ipv4, mut p: Packet, problem: Option<Errno>) {
@@ -39,7 +40,7 @@ impl Stack {
         };
         let Ok(dst) = self.route_to(&f) else { return };
         let fits = |n: usize| n <= dst.mtu;
-        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + h.header_len + 60);
+        let size = segment_len(&mut p, h.header_len);
         let passes = fits(p.net_len()) || (p.gso.is_some() && fits(size));
         if !passes && h.df {
             icmp::error(
@@ -97,7 +98,7 @@ impl Stack {
             tos: h.class,
         };
         let Ok(dst) = self.route_to(&f) else { return };
-        let size = p.gso.map_or(p.net_len(), |g| usize::from(g.size) + ipv6::HEADER + 60);
+        let size = segment_len(&mut p, ipv6::HEADER);
         if size > dst.mtu {
             icmp::error(cx, &p, wire_icmp::v6::TOO_BIG, 0, dst.mtu as u32);
             return;
@@ -108,4 +109,16 @@ impl Stack {
         p.priority = 0;
         self.pass_on(cx, &dst, p);
     }
+}
+
+/// Bytes of the largest packet that a super-segment becomes; of any other its own.
+fn segment_len(p: &mut Packet, header: usize) -> usize {
+    let Some(g) = p.gso else { return p.net_len() };
+    let transport = match g.kind {
+        GsoKind::Udp => udp::HEADER,
+        // With its options, which can be guessed too long for a link that they fit.
+        _ if p.pull(header + 13) => usize::from(p.net()[header + 12] >> 4) * 4,
+        _ => 60,
+    };
+    header + transport + usize::from(g.size)
 }

@@ -493,6 +493,51 @@ fn a_router_forwards_reports_and_fragments() {
     assert_eq!(c.take_error(), Some(ENETUNREACH));
 }
 
+#[test]
+fn super_segments_are_forwarded_whose_segments_fit_exactly() {
+    let mut l = Lab::new();
+    for n in [1, 2, 1] {
+        l.machine(n, Features::ALL);
+    }
+    l.wires.push(((0, 0), (1, 0)));
+    l.wires.push(((1, 1), (2, 0)));
+    for (m, p, a) in [
+        (0, 0, "10.0.0.1/24"),
+        (1, 0, "10.0.0.254/24"),
+        (1, 1, "10.0.1.254/24"),
+        (2, 0, "10.0.1.1/24"),
+    ] {
+        l.address(m, p, a);
+    }
+    l.run(SEC);
+    l.route(0, "0.0.0.0/0", "10.0.0.254");
+    l.route(2, "0.0.0.0/0", "10.0.1.254");
+    l.stack(1).conf.ip_forward.set(1).unwrap();
+    let server = TcpSocket::new(l.stack(2), false);
+    server.bind(addr("0.0.0.0:80"), 0).unwrap();
+    server.listen(1).unwrap();
+    let c = TcpSocket::new(l.stack(0), false);
+    let _ = c.connect(addr("10.0.1.1:80"), 0);
+    l.run(SEC);
+    let s = server.accept().unwrap();
+    let body = vec![7; 60_000];
+    let (mut sent, mut got) = (0, 0);
+    for _ in 0..100 {
+        if let Ok(n) = c.room()
+            && sent < body.len()
+        {
+            let n = n.min(body.len() - sent);
+            c.write(frag(&body[sent..sent + n]), false, false).unwrap();
+            sent += n;
+        }
+        l.run(10 * MS);
+        got += read(&s).map_or(0, |b| b.len());
+    }
+    assert_eq!(got, body.len());
+    // Nobody said that they were too large.
+    assert_eq!(c.info().pmtu, 1500);
+}
+
 /// A device that is full once, and has room again before the sender has noticed.
 struct Moody {
     full: AtomicU64,
