@@ -60,10 +60,8 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
             None
         }
     };
-    if devices.is_some()
-        && let Err(text) = start(o, &kernel)
-    {
-        ender.end(End::Panic(text));
+    if devices.is_some() {
+        begin(o, &kernel, &ender);
     }
     let end = ends.recv().unwrap_or(End::Panic("the machine lost its main thread".into()));
     if let End::Panic(text) = &end {
@@ -122,6 +120,20 @@ fn greet(o: &Options, kernel: &Kernel, report: &uml_platform::Report) {
         pr_info!("platform: {n}");
     }
     *kernel.command_line.lock() = o.command_line.clone();
+}
+
+/// Starts init from a thread of its own: this one must hear of a signal or a command of the management console however
+/// long the root takes (a slow host, `rootwait`).
+fn begin(o: &Options, kernel: &Arc<Kernel>, ender: &Ender) {
+    let (options, machine, end) = (o.clone(), kernel.clone(), ender.clone());
+    let starter = std::thread::Builder::new().name("init".into()).spawn(move || {
+        if let Err(text) = start(&options, &machine) {
+            end.end(End::Panic(text));
+        }
+    });
+    if let Err(e) = starter {
+        ender.end(End::Panic(format!("no thread for init: {e}")));
+    }
 }
 
 /// Everything between the platform and the first instruction of init; the error is the panic's

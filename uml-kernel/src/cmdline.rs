@@ -36,6 +36,10 @@ pub struct Options {
     /// Device or `/dev/root`; `98:0` when not given.
     pub root: String,
     pub rootfstype: Option<String>,
+    /// Wait for the root's disk to be there.
+    pub root_wait: bool,
+    /// Seconds before the root is looked for.
+    pub root_delay: u32,
     pub rootflags: String,
     /// Mount the root read-only; the default, as on Linux, unless `rw` is given.
     pub read_only: bool,
@@ -216,6 +220,8 @@ impl Default for Options {
             uml_dir_empty: false,
             root: "98:0".into(),
             rootfstype: None,
+            root_wait: false,
+            root_delay: 0,
             rootflags: String::new(),
             read_only: true,
             root_overlay: false,
@@ -417,6 +423,11 @@ fn late(o: &mut Options, line: &str) {
             ("root", Some(v)) => o.root = v.into(),
             ("rootfstype", Some(v)) => o.rootfstype = Some(v.into()),
             ("rootflags", Some(v)) => o.rootflags = v.into(),
+            ("rootwait", None) => o.root_wait = true,
+            ("rootdelay", Some(v)) => match v.parse() {
+                Ok(n) => o.root_delay = n,
+                Err(_) => o.complaints.push(format!("rootdelay={v}: expected a number of seconds")),
+            },
             ("ro", None) => o.read_only = true,
             ("rw", None) => o.read_only = false,
             ("rdinit", Some(v)) => o.rdinit = v.as_bytes().to_vec(),

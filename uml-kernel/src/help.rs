@@ -27,6 +27,11 @@ const BLOCKS: &[Block] = &[
         text: "Filesystem type, mount options and mode of the root filesystem.",
     },
     Block {
+        syntax: "rootwait",
+        text: "Waits until the root's disk is there, as the management console may add it (config ubd0=<file>).",
+    },
+    Block { syntax: "rootdelay=<seconds>", text: "Pauses before the root is mounted." },
+    Block {
         syntax: "rootoverlay=tmpfs",
         text: "Covers the root with a writable layer in memory that is thrown away at the end.",
     },

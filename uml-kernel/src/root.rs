@@ -1,10 +1,14 @@
 //! Finding and mounting the root filesystem.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use uml_abi::errno::*;
 use uml_abi::{Errno, Result};
+use uml_base::{Mutex, Rank};
 use uml_core::kernel::Kernel;
+use uml_core::registry::{DeviceListener, DeviceNode};
 use uml_core::task::{FsContext, Task};
 use uml_core::vfs::{Dev, DirFd, SuperBlock, lookup, walk};
 use uml_fs::hostfs::HostFs;
@@ -56,6 +60,10 @@ fn mount(
 /// Mounts what the options name as root and makes it the root of a namespace.
 pub fn prepare(task: &Arc<Task>, o: &Options) -> std::result::Result<FsContext, String> {
     let kernel = task.kernel();
+    if o.root_delay > 0 {
+        uml_base::pr_info!("Waiting {} sec before mounting root device...", o.root_delay);
+        std::thread::sleep(Duration::from_secs(o.root_delay.into()));
+    }
     let flags = if o.read_only && !o.root_overlay { MS_RDONLY } else { 0 };
     let failed = |what: &str, e: Errno| {
         format!("VFS: Unable to mount root fs on {what}: {e} ({})", e.name())
@@ -97,6 +105,33 @@ fn hostfs(task: &Arc<Task>, o: &Options) -> Result<Arc<dyn SuperBlock>> {
     Ok(HostFs::open(&task.kernel(), &config, path.as_bytes(), o.root_overlay)?)
 }
 
+/// Waits until the block device is there (`rootwait`): the management console may add it.
+fn arrival(kernel: &Kernel, dev: Dev) {
+    if kernel.vfs.registry.block_device(dev).is_ok() {
+        return;
+    }
+    uml_base::pr_info!("Waiting for root device {}:{}...", dev.major, dev.minor);
+    let (tx, rx) = channel();
+    kernel.vfs.registry.add_listener(Arc::new(Arrivals(Mutex::new(Rank::LEAF, tx))));
+    // Nodes that are there already are told, too.
+    while rx.recv().is_ok() {
+        if kernel.vfs.registry.block_device(dev).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Passes on that there are new devices.
+struct Arrivals(Mutex<Sender<()>>);
+
+impl DeviceListener for Arrivals {
+    fn added(&self, _: &DeviceNode) {
+        let _ = self.0.lock().send(());
+    }
+
+    fn removed(&self, _: &DeviceNode) {}
+}
+
 /// A block device: the type named, or each type that wants a device in turn.
 fn disk(
     task: &Arc<Task>,
@@ -106,6 +141,9 @@ fn disk(
 ) -> std::result::Result<Arc<dyn SuperBlock>, String> {
     let kernel = task.kernel();
     let name = format!("{}:{}", dev.major, dev.minor);
+    if o.root_wait {
+        arrival(&kernel, dev);
+    }
     if let Err(e) = kernel.vfs.registry.block_device(dev) {
         return Err(format!(
             "VFS: Cannot open root device \"{}\" or unknown-block({},{}): error {}: \

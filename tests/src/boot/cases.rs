@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("reboot", reboot),
     ("noreboot", noreboot),
     ("termination", termination),
+    ("root-wait", root_wait),
     ("umid", umid),
     ("bad-images", bad_images),
     ("bad-programs", bad_programs),
@@ -193,6 +194,52 @@ fn termination(b: &Bench) -> Result<Outcome, String> {
         }
     }
     Ok(Outcome::Passed)
+}
+
+/// A machine whose root is still to come hears signals and its management console, and goes on when the disk is there.
+fn root_wait(b: &Bench) -> Result<Outcome, String> {
+    fs::write(b.dir.join("garbage.img"), [0x5a; 300_000]).map_err(|e| e.to_string())?;
+    let begin = |umid: &str| -> Result<_, String> {
+        let (r, w) = std::io::pipe().map_err(|e| e.to_string())?;
+        let args = ["mem=64M", umid, "con=null", "con0=null,fd:1", "root=/dev/ubdb", "rootwait"];
+        let mut c = b.command(&args);
+        c.stdin(Stdio::null()).stdout(w).stderr(Stdio::null());
+        let child = c.spawn().map_err(|e| e.to_string())?;
+        drop(c);
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(r)).map_while(Result::ok);
+        if !lines.by_ref().any(|l| l.contains("Waiting for root device 98:16")) {
+            return Err("the machine did not wait for its root".into());
+        }
+        Ok((child, lines))
+    };
+    let (mut child, lines) = begin("umid=late")?;
+    let client = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("uml_mconsole");
+    let config = format!("ubd1={}", b.dir.join("garbage.img").display());
+    for words in [&["version"][..], &["config", &config]] {
+        let mut c = Command::new(&client);
+        c.arg("late").args(words).current_dir(&b.dir).env("HOME", b.dir.join("home"));
+        let out = c.output().map_err(|e| format!("{}: {e}", client.display()))?;
+        if !out.status.success() {
+            return Err(format!("{words:?}: {}", String::from_utf8_lossy(&out.stderr)));
+        }
+    }
+    // No filesystem is on it: the way it ends shows that it was tried.
+    let all: Vec<String> = lines.collect();
+    if !all.iter().any(|l| l.contains("Unable to mount root fs on unknown-block(98,16)")) {
+        return Err(format!("the root was not tried: {all:?}"));
+    }
+    let status = b.wait(&mut child)?;
+    if status != 134 {
+        return Err(format!("status {status} instead of 134"));
+    }
+    b.expect_panic_directory("late")?;
+    let (mut child, _lines) = begin("umid=never")?;
+    let pid = child.id().to_string();
+    Command::new("kill").args(["-TERM", &pid]).status().map_err(|e| e.to_string())?;
+    match b.wait(&mut child)? {
+        1 => Ok(Outcome::Passed),
+        n => Err(format!("-TERM: status {n} instead of 1")),
+    }
 }
 
 fn umid(b: &Bench) -> Result<Outcome, String> {

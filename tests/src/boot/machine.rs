@@ -13,6 +13,9 @@ use uml_host::{pty, terminal};
 /// How long a machine may take for one step; far more than any needs.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// How long a process that was killed may take to be gone on a busy host.
+const LAST_BREATH: Duration = Duration::from_secs(15);
+
 /// Where a case works: a directory of its own with its own copy of the kernel, so that its processes can be
 /// told from all others.
 pub struct Bench {
@@ -122,15 +125,22 @@ impl Bench {
     /// No process, instance directory or file of the case may be left, whatever happened in it.
     pub fn check_leftovers(&self) -> Result<(), String> {
         let exe = fs::canonicalize(&self.linux).map_err(|e| e.to_string())?;
-        let mut running = Vec::new();
-        for e in fs::read_dir("/proc").map_err(|e| e.to_string())?.flatten() {
-            let gone = exe.as_path();
-            if fs::read_link(e.path().join("exe")).is_ok_and(|p| p == gone) {
-                running.push(e.file_name().to_string_lossy().into_owned());
+        let begun = Instant::now();
+        loop {
+            let mut running = Vec::new();
+            for e in fs::read_dir("/proc").map_err(|e| e.to_string())?.flatten() {
+                if fs::read_link(e.path().join("exe")).is_ok_and(|p| p == exe) {
+                    running.push(e.file_name().to_string_lossy().into_owned());
+                }
             }
-        }
-        if !running.is_empty() {
-            return Err(format!("left processes behind: {}", running.join(" ")));
+            if running.is_empty() {
+                break;
+            }
+            // A killed process is gone some time after its killer.
+            if begun.elapsed() > LAST_BREATH {
+                return Err(format!("left processes behind: {}", running.join(" ")));
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         let uml = self.dir.join("home/.uml");
         let left: Vec<_> = fs::read_dir(&uml).into_iter().flatten().flatten().collect();
