@@ -19,7 +19,7 @@ fn errors_show_file_line_caret_and_the_nearest_name() {
     assert!(err.contains("c.toml:2:8: there is no file"), "{err}");
     for (text, at, words) in [
         ("mode = \"taps\"", "2:8", "did you mean \"tap\"?"),
-        ("mode = \"switch\"", "2:8", "use \"vde\""),
+        ("mode = \"switch\"", "2:8", "needs options.socket"),
         ("mode = \"raw\"", "2:8", "needs options.ifname"),
         ("ports = [\"80\"]", "2:10", "PORT:GUEST PORT"),
         ("mode = \"tap\"\nports = [\"80:80\"]", "3:9", "mode \"user\" only"),
@@ -28,6 +28,7 @@ fn errors_show_file_line_caret_and_the_nearest_name() {
         ("gateway = \"10.0.0.1\"", "2:11", "without an `address`"),
         ("mac = \"01:00:00:00:00:00\"", "2:7", "a station"),
         ("id = \"eth0\"", "2:6", "vec0"),
+        ("mode = \"switch\"\noptions.socket = \"s\"\nid = \"vec0\"", "4:6", "eth0"),
     ] {
         w.write("d.toml", &format!("[[net]]\n{text}\n"));
         let err = w.run(&["check", "d.toml"]).fails(78);
