@@ -3,16 +3,15 @@
 //! Every round follows from its target and seed alone, so a failure is repeated with `--seed S --seconds 0 TARGET`. `request`, `reply`
 //! and `notification` are the decoders; `server` is the kernel's console with its devices, in this process and without a guest, so
 //! that commands that end or stop a machine can be tried too. A round fails when something panics, an answer breaks the protocol's
-//! rules, or takes longer than [`SLOW`].
+//! rules, or hangs ([`storage_tests::fuzzing`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use mconsole_tests::request::Client;
 use mconsole_tests::wrong;
+use storage_tests::fuzzing::Plan;
 use storage_tests::ops::Random;
 use uml_core::kernel::Kernel;
 use uml_drivers::console::{ConsoleOptions, Consoles};
@@ -26,72 +25,37 @@ use uml_host::reactor::Reactor;
 use uml_mconsole_kernel::{Parts, Server, Sysrq};
 use uml_tty::devices::TerminalLayer;
 
-/// A round that takes longer hangs.
-const SLOW: Duration = Duration::from_secs(20);
 const TARGETS: [&str; 4] = ["request", "reply", "notification", "server"];
 
 fn main() -> ExitCode {
-    let (mut seconds, mut seed, mut names) = (5u64, 1u64, Vec::new());
-    let mut args = std::env::args().skip(1);
-    while let Some(a) = args.next() {
-        let mut number = || args.next().and_then(|v| v.parse().ok());
-        match a.as_str() {
-            "--seconds" | "--seed" => match number() {
-                Some(n) if a == "--seed" => seed = n,
-                Some(n) => seconds = n,
-                None => return usage(&format!("{a} needs a number")),
-            },
-            t if TARGETS.contains(&t) => names.push(t.to_owned()),
-            w => return usage(&format!("unknown word {w}; targets: {}", TARGETS.join(", "))),
+    let plan = match Plan::read("mconsole-fuzz", &TARGETS) {
+        Ok(p) => p,
+        Err(status) => return status,
+    };
+    let dir = match tempfile::Builder::new().prefix("mf").tempdir() {
+        Ok(d) => d,
+        Err(e) => {
+            eprintln!("mconsole-fuzz: no temporary directory: {e}");
+            return ExitCode::FAILURE;
         }
-    }
-    if names.is_empty() {
-        names = TARGETS.map(str::to_owned).to_vec();
-    }
-    let mut failed = 0;
-    for t in &names {
-        match fuzz(t, seed, Duration::from_secs(seconds)) {
-            Ok(rounds) => println!("ok      fuzzing of {t}: {rounds} rounds"),
-            Err(why) => {
-                failed += 1;
-                println!("FAILED  fuzzing of {t}: {why}");
+    };
+    // Started by the first round that needs it.
+    let mut served = None;
+    plan.run(|target, seed| {
+        let mut r = Random::new(seed);
+        match target {
+            "request" => request_round(&mut r),
+            "reply" => reply_round(&mut r),
+            "notification" => notification_round(&mut r),
+            _ => {
+                let s = match served.take() {
+                    Some(s) => s,
+                    None => Served::start(dir.path())?,
+                };
+                served.insert(s).round(&mut r)
             }
         }
-    }
-    println!("{} passed, {failed} failed, 0 skipped", names.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn usage(why: &str) -> ExitCode {
-    eprintln!("mconsole-fuzz: {why}\nusage: mconsole-fuzz [--seconds N] [--seed S] [TARGET...]");
-    ExitCode::from(2)
-}
-
-fn fuzz(target: &str, seed: u64, length: Duration) -> Result<u64, String> {
-    let dir = tempfile::Builder::new().prefix("mf").tempdir().map_err(|e| e.to_string())?;
-    let served = (target == "server").then(|| Served::start(dir.path())).transpose()?;
-    let end = Instant::now() + length;
-    let mut rounds = 0;
-    while rounds == 0 || Instant::now() < end {
-        let s = seed + rounds;
-        let mut r = Random::new(s);
-        let start = Instant::now();
-        let round = || match (target, &served) {
-            ("request", _) => request_round(&mut r),
-            ("reply", _) => reply_round(&mut r),
-            ("notification", _) => notification_round(&mut r),
-            (_, Some(served)) => served.round(&mut r),
-            _ => Err("nothing is served".into()),
-        };
-        catch_unwind(AssertUnwindSafe(round))
-            .map_err(|_| format!("panic with seed {s}"))?
-            .map_err(|e| format!("seed {s}: {e}"))?;
-        if start.elapsed() > SLOW {
-            return Err(format!("seed {s} took {:?}", start.elapsed()));
-        }
-        rounds += 1;
-    }
-    Ok(rounds)
+    })
 }
 
 fn request_round(r: &mut Random) -> Result<(), String> {

@@ -1,14 +1,13 @@
 //! `storage-fuzz [--seconds N] [--seed S] [TARGET...]`: damages one kind of structure and uses the result.
 //!
 //! Every round follows from its target and seed alone, so a failure is repeated with `--seed S --seconds 0 TARGET`. A round
-//! fails when something panics or takes longer than [`SLOW`]. Most rounds damage an image without checksums of metadata, which would
+//! fails when something panics or hangs ([`storage_tests::fuzzing`]). Most rounds damage an image without checksums of metadata, which would
 //! find the damage before it could do harm.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use storage_tests::fuzzing::Plan;
 use storage_tests::image;
 use storage_tests::ops::{Random, bytes};
 use uml_drivers::ubd::partition;
@@ -17,8 +16,6 @@ use uml_ext4::{
 };
 use uml_formats::cow::Header;
 
-/// A round that takes longer hangs.
-const SLOW: Duration = Duration::from_secs(20);
 /// Where the journal is.
 const JOURNAL_INO: u32 = 8;
 
@@ -35,63 +32,21 @@ const TARGETS: [&str; 9] = [
 ];
 
 fn main() -> ExitCode {
-    let (mut seconds, mut seed, mut names) = (5u64, 1u64, Vec::new());
-    let mut args = std::env::args().skip(1);
-    while let Some(a) = args.next() {
-        let mut number = || args.next().and_then(|v| v.parse().ok());
-        match a.as_str() {
-            "--seconds" | "--seed" => match number() {
-                Some(n) if a == "--seed" => seed = n,
-                Some(n) => seconds = n,
-                None => return usage(&format!("{a} needs a number")),
-            },
-            t if TARGETS.contains(&t) => names.push(t.to_owned()),
-            other => {
-                return usage(&format!("unknown word {other}; targets: {}", TARGETS.join(", ")));
-            }
-        }
-    }
-    if names.is_empty() {
-        names = TARGETS.iter().map(ToString::to_string).collect();
-    }
+    let plan = match Plan::read("storage-fuzz", &TARGETS) {
+        Ok(p) => p,
+        Err(status) => return status,
+    };
     let images = match Images::make() {
         Ok(i) => i,
         Err(e) => {
-            println!("SKIPPED fuzzing: {e}\n0 passed, 0 failed, {} skipped", names.len());
+            println!("SKIPPED fuzzing: {e}\n0 passed, 0 failed, {} skipped", plan.targets.len());
             return ExitCode::SUCCESS;
         }
     };
-    let mut failed = 0;
-    for t in &names {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        let mut rounds = 0;
-        let mut bad = None;
-        while bad.is_none() && (rounds == 0 || Instant::now() < end) {
-            let s = seed + rounds;
-            let start = Instant::now();
-            let r = catch_unwind(AssertUnwindSafe(|| images.round(t, s)));
-            if r.is_err() {
-                bad = Some(format!("panic with seed {s}"));
-            } else if start.elapsed() > SLOW {
-                bad = Some(format!("seed {s} took {:?}", start.elapsed()));
-            }
-            rounds += 1;
-        }
-        match bad {
-            Some(why) => {
-                failed += 1;
-                println!("FAILED  fuzzing of {t}: {why}");
-            }
-            None => println!("ok      fuzzing of {t}: {rounds} rounds"),
-        }
-    }
-    println!("{} passed, {failed} failed, 0 skipped", names.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn usage(why: &str) -> ExitCode {
-    eprintln!("storage-fuzz: {why}\nusage: storage-fuzz [--seconds N] [--seed S] [TARGET...]");
-    ExitCode::from(2)
+    plan.run(|target, seed| {
+        images.round(target, seed);
+        Ok(())
+    })
 }
 
 /// Images to damage.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broken_hosts;
+pub mod fuzzing;
 pub mod image;
 pub mod interchange;
 pub mod kill;

@@ -30,14 +30,7 @@ impl Stack {
             icmp::error(cx, &p, wire_icmp::v4::TIME_EXCEEDED, 0, 0);
             return;
         }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: p.iface,
-            mark: p.mark,
-            tos: h.tos,
-        };
+        let f = Flow::arrived(&p, h.src.into(), h.dst.into(), h.tos);
         let Ok(dst) = self.route_to(&f) else { return };
         let fits = |n: usize| n <= dst.mtu;
         let size = segment_len(&mut p, h.header_len);
@@ -89,14 +82,7 @@ impl Stack {
             icmp::error(cx, &p, wire_icmp::v6::TIME_EXCEEDED, 0, 0);
             return;
         }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: p.iface,
-            mark: p.mark,
-            tos: h.class,
-        };
+        let f = Flow::arrived(&p, h.src.into(), h.dst.into(), h.class);
         let Ok(dst) = self.route_to(&f) else { return };
         let size = segment_len(&mut p, ipv6::HEADER);
         if size > dst.mtu {

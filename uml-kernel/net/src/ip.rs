@@ -473,14 +473,7 @@ impl Stack {
             }
             return;
         }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: iface.index,
-            mark: p.mark,
-            tos: h.tos,
-        };
+        let f = Flow::arrived(&p, h.src.into(), h.dst.into(), h.tos);
         match self.routes.lookup(&f) {
             Ok(r) if matches!(r.kind, Kind::Local | Kind::Broadcast) => {
                 self.deliver_v4(cx, iface, h, p)
@@ -600,14 +593,7 @@ impl Stack {
             }
             return;
         }
-        let f = Flow {
-            dst: h.dst.into(),
-            src: Some(h.src.into()),
-            oif: 0,
-            iif: iface.index,
-            mark: p.mark,
-            tos: h.class,
-        };
+        let f = Flow::arrived(&p, h.src.into(), h.dst.into(), h.class);
         match self.routes.lookup(&f) {
             Ok(r) if r.kind == Kind::Local => self.deliver_v6(cx, iface, h, p),
             found

@@ -8,6 +8,8 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Rank, RwLock};
 
+use crate::packet::Packet;
+
 /// Well-known tables.
 pub const TABLE_DEFAULT: u32 = 253;
 pub const TABLE_MAIN: u32 = 254;
@@ -162,6 +164,11 @@ impl Flow {
     /// A packet made here for `dst`.
     pub fn to(dst: IpAddr) -> Flow {
         Flow { dst, src: None, oif: 0, iif: 0, mark: 0, tos: 0 }
+    }
+
+    /// A packet that arrived, with what its network header says.
+    pub(crate) fn arrived(p: &Packet, src: IpAddr, dst: IpAddr, tos: u8) -> Flow {
+        Flow { dst, src: Some(src), oif: 0, iif: p.iface, mark: p.mark, tos }
     }
 }
 
