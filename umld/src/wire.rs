@@ -126,6 +126,17 @@ impl Connection {
     }
 }
 
+/// Sends a frame to whoever may end first: false when nobody takes it any more. Their last words are there to be read
+/// all the same, and say why.
+pub fn tell(stream: &mut UnixStream, frame: &[u8]) -> io::Result<bool> {
+    match stream.write_all(frame) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(false)
+        }
+        sent => sent.map(|()| true),
+    }
+}
+
 /// After an attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {

@@ -14,7 +14,7 @@ use crate::cli::Console;
 use crate::cmd::start::{check, method};
 use crate::failure::{Context, Failure, Result, code};
 use crate::state::Store;
-use crate::wire::{Frame, Reply, decode_frame, encode_frame};
+use crate::wire::{Frame, Reply, decode_frame, encode_frame, tell};
 use crate::{holder, instance};
 
 /// Connects to a line.
@@ -170,7 +170,7 @@ fn relay(
         if resized && let Some(w) = winch {
             while let Ok(Some(_)) = w.read_signal() {}
             let (rows, cols) = window();
-            c.stream.write_all(&encode_frame(&Frame::Resize(rows, cols)))?;
+            tell(&mut c.stream, &encode_frame(&Frame::Resize(rows, cols)))?;
         }
         if typed {
             let n = nix::unistd::read(&stdin, &mut chunk).unwrap_or(0);
@@ -185,7 +185,7 @@ fn relay(
             let end = key.and_then(|k| typed.iter().position(|b| *b == k));
             let send = &typed[..end.unwrap_or(n)];
             if !send.is_empty() && !watch {
-                c.stream.write_all(&encode_frame(&Frame::Data(send.to_vec())))?;
+                stdin_open = tell(&mut c.stream, &encode_frame(&Frame::Data(send.to_vec())))?;
             }
             if end.is_some() {
                 return Ok(None);

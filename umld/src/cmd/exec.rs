@@ -18,6 +18,7 @@ use crate::cmd::console::{Raw, window};
 use crate::failure::{Failure, Result, code};
 use crate::instance::{self, Instance};
 use crate::state::Store;
+use crate::wire;
 
 /// Environment of programs when the caller gives nothing else.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -188,7 +189,7 @@ fn relay(
                 } else {
                     Frame::Signal(s.ssi_signo as i32)
                 };
-                stream.write_all(&frame.encode())?;
+                wire::tell(stream, &frame.encode())?;
             }
         }
         if ready.get(2) == Some(&true) {
@@ -196,9 +197,9 @@ fn relay(
                 // The program's terminal gets the end-of-file character.
                 Ok(0) => {
                     reading = false;
-                    stream.write_all(&Frame::Data(vec![4]).encode())?;
+                    wire::tell(stream, &Frame::Data(vec![4]).encode())?;
                 }
-                Ok(n) => stream.write_all(&Frame::Data(chunk[..n].to_vec()).encode())?,
+                Ok(n) => reading = wire::tell(stream, &Frame::Data(chunk[..n].to_vec()).encode())?,
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
                 Err(_) => reading = false,
             }
@@ -227,4 +228,27 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_program_did_not_live_to_read_is_dropped() {
+        let (mut ours, mut kernel) = UnixStream::pair().unwrap();
+        kernel.write_all(&Frame::Data(b"last words".to_vec()).encode()).unwrap();
+        kernel.write_all(&Frame::Exit(130 << 8).encode()).unwrap();
+        drop(kernel);
+        let (input, mut typed) = std::io::pipe().unwrap();
+        typed.write_all(b"too late").unwrap();
+        let (mut shown, output) = std::io::pipe().unwrap();
+        let streams = [input.as_fd(), output.as_fd(), output.as_fd()];
+        let end = relay(&mut ours, true, streams).unwrap();
+        assert!(matches!(end, Frame::Exit(status) if status == 130 << 8));
+        drop(output);
+        let mut text = String::new();
+        shown.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "last words");
+    }
 }
