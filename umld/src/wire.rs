@@ -130,7 +130,9 @@ impl Connection {
 /// all the same, and say why.
 pub fn tell(stream: &mut UnixStream, frame: &[u8]) -> io::Result<bool> {
     match stream.write_all(frame) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+        Err(e)
+            if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
             Ok(false)
         }
         sent => sent.map(|()| true),
