@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{IsTerminal, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -235,7 +235,10 @@ fn run(orders: &Orders) -> i32 {
         }
         None => {
             let mut c = Command::new(&shell);
-            c.arg("-i");
+            // A shell that reads a script from a pipe has nobody to prompt.
+            if std::io::stdin().is_terminal() {
+                c.arg("-i");
+            }
             c
         }
     };

@@ -137,6 +137,14 @@ fn default_memory() -> u64 {
     (total_kb / 2048).max(256)
 }
 
+/// The console: on those of the standard streams that are terminals. The others are the command's alone, so that the
+/// console neither takes its input nor adds to its output; the last words of a kernel go to the error stream.
+fn console(terminals: [bool; 3]) -> String {
+    let input = if terminals[0] { "fd:0" } else { "null" };
+    let output = [1, 2, 0].into_iter().find(|fd| terminals[*fd]).unwrap_or(2);
+    format!("con0={input},fd:{output}")
+}
+
 fn kernel_arguments(
     args: &Run,
     nets: &[spec::vm::Net],
@@ -146,6 +154,11 @@ fn kernel_arguments(
     let init = inside(&args.root, &exe).ok_or_else(|| {
         format!("{} is not below the root {}", exe.display(), args.root.display())
     })?;
+    let streams = [
+        std::io::stdin().is_terminal(),
+        std::io::stdout().is_terminal(),
+        std::io::stderr().is_terminal(),
+    ];
     let mut words: Vec<OsString> = vec![
         format!("mem={}", args.mem.clone().unwrap_or(format!("{}M", default_memory()))).into(),
         "root=/dev/root".into(),
@@ -153,7 +166,7 @@ fn kernel_arguments(
         "rootoverlay=tmpfs".into(),
         "rw".into(),
         "con=null".into(),
-        "con0=fd:0,fd:1".into(),
+        console(streams).into(),
         "ssl=null".into(),
     ];
     let root = args.root.canonicalize().map_err(|e| format!("{}: {e}", args.root.display()))?;
@@ -178,11 +191,6 @@ fn kernel_arguments(
     words.extend(spec::net::words(nets, name, true).into_iter().map(OsString::from));
     words.extend(args.append.iter().map(OsString::from));
     // Streams that are not terminals go to the guest as they are.
-    let streams = [
-        std::io::stdin().is_terminal(),
-        std::io::stdout().is_terminal(),
-        std::io::stderr().is_terminal(),
-    ];
     let direct: Vec<String> = (0..3).filter(|i| !streams[*i]).map(|i| i.to_string()).collect();
     if !direct.is_empty() {
         words.push(format!("stdio={}", direct.join(",")).into());
@@ -191,4 +199,18 @@ fn kernel_arguments(
     w.push(init);
     words.push(w);
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::console;
+
+    #[test]
+    fn the_console_is_on_terminals() {
+        assert_eq!(console([true, true, true]), "con0=fd:0,fd:1");
+        assert_eq!(console([true, false, true]), "con0=fd:0,fd:2");
+        assert_eq!(console([true, false, false]), "con0=fd:0,fd:0");
+        assert_eq!(console([false, true, true]), "con0=null,fd:1");
+        assert_eq!(console([false, false, false]), "con0=null,fd:2");
+    }
 }

@@ -52,6 +52,10 @@ fn statuses_of_machines_that_run() {
         let run = [&["run", "--net", "none", "--mem", "64M", "--"], command].concat();
         assert_eq!(w.run(&run).status, status, "{run:?}");
     }
+    // A shell whose script comes through a pipe: all of it, and nothing but its output goes out.
+    let script = "read x\ntaken\necho $x\nexit 3\n";
+    let done = w.run_with(&["run", "--net", "none", "--mem", "64M"], script);
+    assert_eq!((done.status, &*done.out, &*done.err), (3, "taken\n", ""));
     let elsewhere = w.path("");
     let run = ["run", "--net", "none", "--root", elsewhere.to_str().unwrap(), "--", "true"];
     assert!(w.run(&run).fails(125).contains("not below the root"));
