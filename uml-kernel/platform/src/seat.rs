@@ -8,9 +8,15 @@
 //! to wait for its CPU while another one is free stands up too. Nothing here wakes up while no pair
 //! is seated.
 //!
+//! How long a pair waits is what remains of the time it was not asleep once the CPU time of both is taken away. The host's own
+//! figure, `/proc/PID/task/TID/schedstat`, must not be asked for: it leaves directory entries behind, which a thread that ends and
+//! the parent that reaps its process then throw away at the same moment, the one spinning until the other has had a CPU. Two machines
+//! with 64 threads each stood still for more than a minute in that.
+//!
 //! Lock order: `Seats::seated`, then `Seat::st`.
 
-use std::fs;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,11 +25,26 @@ use crate::sys;
 
 /// Time between looks at seated pairs.
 const PERIOD: Duration = Duration::from_millis(10);
-/// Looks between two at a pair whose CPU seems its own.
-const SELDOM: u32 = 16;
-/// Percentage of a period that a pair spends waiting for its CPU before it is moved. Handing
-/// over alone makes for 30 or so.
-const CROWDED: u64 = 50;
+/// Looks in a stretch at whose end pairs are judged.
+const LOOKS: u32 = 16;
+/// The same while pairs share a CPU and another has none.
+const LOOKS_CROWDED: u32 = 4;
+/// Percentage of a stretch that a pair spends waiting for its CPU before it is moved: two that never sleep wait for half of it,
+/// two that take turns hardly ever.
+const CROWDED: u64 = 30;
+
+thread_local! {
+    /// The pair whose worker the thread is.
+    static OWN: RefCell<Option<Arc<Seat>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`, in which the calling worker sleeps for its guest thread: the pair wants no CPU meanwhile.
+pub fn asleep(f: &mut dyn FnMut()) {
+    let note = |v| OWN.with_borrow(|s| s.iter().for_each(|s| s.asleep.store(v, Ordering::Relaxed)));
+    note(true);
+    f();
+    note(false);
+}
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,6 +66,8 @@ pub struct Seat {
     /// CPU the pair is confined to, or -1.
     cpu: AtomicI32,
     events: AtomicU32,
+    /// The worker sleeps for its guest thread.
+    asleep: AtomicBool,
     st: Mutex<State>,
 }
 
@@ -56,9 +79,20 @@ struct State {
     ended: bool,
     /// In [`Seats::seated`].
     listed: bool,
-    /// What the last look found: events, nanoseconds waited for a CPU, and when.
+    /// The events that the last look found.
     seen: u32,
-    waited: Option<(u64, Instant)>,
+    /// Looks of the present stretch that found it not asleep.
+    wanting: u32,
+    /// CPU time of the worker in nanoseconds when the stretch began.
+    used: Option<u64>,
+}
+
+/// A number of looks, at whose end it is told which pairs wait for a CPU.
+struct Stretch {
+    begun: Instant,
+    looks: u32,
+    /// CPU time of the guests' processes when it began, in nanoseconds.
+    used: HashMap<i32, u64>,
 }
 
 impl Seats {
@@ -83,6 +117,7 @@ impl Seats {
             seats: self.clone(),
             cpu: AtomicI32::new(-1),
             events: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
             st: Mutex::default(),
         })
     }
@@ -92,34 +127,36 @@ impl Seats {
         if self.cpus.len() < 2 {
             return;
         }
-        let mut looks = 0u32;
         let mut list = lock(&self.seated);
+        let mut stretch = Stretch::begin(&list);
         loop {
-            while list.is_empty() && !self.stopping.load(Ordering::SeqCst) {
-                self.busy.store(false, Ordering::SeqCst);
-                list = self.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+            if list.is_empty() {
+                while list.is_empty() && !self.stopping.load(Ordering::SeqCst) {
+                    self.busy.store(false, Ordering::SeqCst);
+                    list = self.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+                }
+                stretch = Stretch::begin(&list);
             }
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
             let waited = self.changed.wait_timeout(list, PERIOD);
             list = waited.unwrap_or_else(PoisonError::into_inner).0;
-            looks = looks.wrapping_add(1);
-            let crowded = self.crowded(&list);
-            list.retain(|s| {
-                let look = looks % SELDOM == 0 || crowded.contains(&s.cpu.load(Ordering::Relaxed));
-                !s.look(look)
-            });
+            list.retain(|s| !s.look());
+            stretch.looks += 1;
+            if stretch.looks >= if self.crowded(&list) { LOOKS_CROWDED } else { LOOKS } {
+                stretch.judge(&list);
+                stretch = Stretch::begin(&list);
+            }
         }
     }
 
-    /// CPUs with more than one pair while others have none.
-    fn crowded(&self, list: &[Arc<Seat>]) -> Vec<i32> {
-        let on = |cpu: i32| list.iter().filter(|s| s.cpu.load(Ordering::Relaxed) == cpu).count();
-        if self.cpus.iter().all(|&c| on(c as i32) > 0) {
-            return Vec::new();
-        }
-        self.cpus.iter().map(|&c| c as i32).filter(|&c| on(c) > 1).collect()
+    /// Whether a CPU has more than one pair while another has none.
+    fn crowded(&self, list: &[Arc<Seat>]) -> bool {
+        let on = |&cpu: &usize| {
+            list.iter().filter(|s| s.cpu.load(Ordering::Relaxed) == cpu as i32).count()
+        };
+        self.cpus.iter().any(|c| on(c) == 0) && self.cpus.iter().any(|c| on(c) > 1)
     }
 
     pub fn stop(&self) {
@@ -137,8 +174,9 @@ impl Seat {
     }
 
     /// Names the calling thread as the worker.
-    pub fn take_worker(&self) {
+    pub fn take_worker(self: &Arc<Seat>) {
         lock(&self.st).worker = sys::my_tid();
+        OWN.set(Some(self.clone()));
     }
 
     /// On the worker, for every event.
@@ -160,7 +198,7 @@ impl Seat {
         let Some(cpu) = sys::current_cpu() else { return };
         let listed = {
             let mut st = lock(&self.st);
-            if st.ended || st.guest == 0 {
+            if st.ended || st.guest == 0 || st.worker == 0 {
                 return;
             }
             // A refusal means a dead thread, or CPUs taken away: then the host places them.
@@ -187,8 +225,8 @@ impl Seat {
         self.cpu.store(-1, Ordering::Relaxed);
     }
 
-    /// Whether the pair need not be looked at again. `closely` asks how long it waits.
-    fn look(&self, closely: bool) -> bool {
+    /// Whether the pair need not be looked at again.
+    fn look(&self) -> bool {
         let mut st = lock(&self.st);
         let events = self.events.load(Ordering::Relaxed);
         let quiet = events == std::mem::replace(&mut st.seen, events);
@@ -200,10 +238,7 @@ impl Seat {
             st.listed = false;
             return true;
         }
-        if closely && st.crowded() {
-            // The guest follows its worker at the next event.
-            self.stand(&st, false);
-        }
+        st.wanting += u32::from(!self.asleep.load(Ordering::Relaxed));
         false
     }
 
@@ -216,23 +251,124 @@ impl Seat {
     }
 }
 
-impl State {
-    /// Whether the pair has spent much of the time since the last call waiting for its CPU.
-    fn crowded(&mut self) -> bool {
-        let own = sys::getpid();
-        let wait = waited(self.process, self.guest).zip(waited(own, self.worker));
-        let Some(total) = wait.map(|(a, b)| a + b) else { return false };
-        let now = Instant::now();
-        let Some((before, then)) = self.waited.replace((total, now)) else { return false };
-        let passed = now.duration_since(then);
-        passed < PERIOD * 2 * SELDOM
-            && u128::from(total.saturating_sub(before)) * 100
-                > passed.as_nanos() * u128::from(CROWDED)
+impl Stretch {
+    fn begin(list: &[Arc<Seat>]) -> Stretch {
+        let mut used = HashMap::new();
+        for s in list {
+            let mut st = lock(&s.st);
+            (st.wanting, st.used) = (0, sys::thread_cpu_ns(st.worker));
+            used.extend(sys::process_cpu_ns(st.process).map(|t| (st.process, t)));
+        }
+        Stretch { begun: Instant::now(), looks: 0, used }
+    }
+
+    /// Has the pairs stand up that spend much of their time waiting. CPU time of guests is known by process, so those of
+    /// one process are judged together.
+    fn judge(&self, list: &[Arc<Seat>]) {
+        let passed = self.begun.elapsed().as_nanos() as u64;
+        // Pairs, what they wanted, what their workers used.
+        let mut processes: HashMap<i32, (u64, u64, u64)> = HashMap::new();
+        for s in list {
+            let st = lock(&s.st);
+            let used =
+                sys::thread_cpu_ns(st.worker).zip(st.used).map(|(now, t)| now.saturating_sub(t));
+            if let Some(used) = used {
+                let p = processes.entry(st.process).or_default();
+                p.0 += 1;
+                p.1 += passed / u64::from(self.looks) * u64::from(st.wanting);
+                p.2 += used;
+            }
+        }
+        processes.retain(|&pid, (pairs, wanted, used)| {
+            let guests = sys::process_cpu_ns(pid).zip(self.used.get(&pid));
+            let Some(guests) = guests.map(|(now, t)| now.saturating_sub(*t)) else { return false };
+            wanted.saturating_sub(*used + guests) > passed / 100 * CROWDED * *pairs
+        });
+        for s in list {
+            let st = lock(&s.st);
+            if !st.ended && processes.contains_key(&st.process) {
+                // The guest follows its worker at the next event.
+                s.stand(&st, false);
+            }
+        }
     }
 }
 
-/// Nanoseconds a thread has waited for a CPU (`/proc/PID/task/TID/schedstat`).
-fn waited(pid: i32, tid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+    use std::thread;
+
+    use super::*;
+
+    struct Idle(Child);
+
+    impl Drop for Idle {
+        fn drop(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+
+    /// Who spins on a CPU that two others spin on as well is sent elsewhere, who sleeps stays.
+    #[test]
+    fn pairs_that_wait_for_their_cpu_stand_up() {
+        let cpus = sys::affinity().unwrap();
+        let Some(&cpu) = cpus.first().filter(|_| cpus.len() > 1) else { return };
+        // The guests of both do nothing, whatever their workers do.
+        let guest = || Idle(Command::new("sleep").arg("1000").spawn().unwrap());
+        let (guests, seats) = ([guest(), guest()], Seats::new(cpus));
+        let pair = |of: usize| {
+            let (seat, pid) = (seats.seat(), guests[of].0.id() as i32);
+            seat.set_guest(pid, pid);
+            seat
+        };
+        let (busy, sleeping) = (pair(0), pair(1));
+        let seated = |seat: &Seat| seat.cpu.load(Ordering::Relaxed) == cpu as i32;
+        let over = &AtomicBool::new(false);
+        let on_cpu = |seat: Option<&Arc<Seat>>| {
+            sys::set_affinity(&[cpu]).unwrap();
+            if let Some(seat) = seat {
+                seat.take_worker();
+                seat.sit();
+            }
+        };
+        let spin = || {
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        let doze = || {
+            while !over.load(Ordering::Relaxed) {
+                thread::park_timeout(PERIOD);
+            }
+        };
+        let (moved, woken) = thread::scope(|s| {
+            s.spawn(|| (on_cpu(Some(&busy)), spin()));
+            s.spawn(|| (on_cpu(Some(&sleeping)), asleep(&mut || doze())));
+            for _ in 0..2 {
+                s.spawn(|| (on_cpu(None), spin()));
+            }
+            while lock(&seats.seated).len() < 2 || !sleeping.asleep.load(Ordering::Relaxed) {
+                thread::sleep(PERIOD / 10);
+            }
+            let mut list = lock(&seats.seated).clone();
+            // A few stretches, since the spinners may not all have begun.
+            let mut stretches = 0;
+            while stretches < 100 && seated(&busy) && seated(&sleeping) {
+                let mut stretch = Stretch::begin(&list);
+                for _ in 0..LOOKS {
+                    thread::sleep(PERIOD);
+                    list.iter().for_each(|seat| seat.event());
+                    list.retain(|seat| !seat.look());
+                    stretch.looks += 1;
+                }
+                stretch.judge(&list);
+                stretches += 1;
+            }
+            over.store(true, Ordering::Relaxed);
+            (!seated(&busy), !seated(&sleeping))
+        });
+        assert!(moved && !woken, "the waiting pair moved: {moved}, the sleeping one: {woken}");
+    }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::HostProcess;
 use crate::seccomp::zygote::INTERRUPT;
+use crate::sys;
 
 /// A thread that was sent an interruption.
 pub trait Interrupted: Send + Sync {
@@ -28,6 +29,17 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// User time in clock ticks that only guest code can have used up: the stub needs
 /// microseconds.
 const TICKS: u64 = 20;
+/// CPU time of a process in nanoseconds before which no thread of it is looked at: that reads files which the end of a process
+/// has to throw away (see [`crate::seat`]).
+const BUSY: u64 = 100_000_000;
+
+/// What an interrupted thread had used at the first look.
+#[derive(Clone, Copy)]
+struct First {
+    process: u64,
+    /// User time, once its process has been busy since then.
+    ticks: Option<u64>,
+}
 
 #[derive(Default)]
 pub struct Watch {
@@ -48,7 +60,7 @@ impl Watch {
 
     /// The watchdog's thread, until [`Watch::stop`].
     pub fn run(&self, overdue: impl Fn(Instant) -> Overdue) {
-        let mut seen: HashMap<i32, u64> = HashMap::new();
+        let mut seen: HashMap<i32, First> = HashMap::new();
         loop {
             let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             while !self.armed.load(Ordering::Acquire) && !self.stopping.load(Ordering::SeqCst) {
@@ -80,23 +92,30 @@ impl Watch {
     }
 }
 
-fn judge(t: &dyn Interrupted, before: &HashMap<i32, u64>, now: &mut HashMap<i32, u64>) {
-    let state = t.process().with_pid(|pid| {
-        let dir = format!("/proc/{pid}/task/{}", t.tid());
-        let status = std::fs::read_to_string(format!("{dir}/status")).ok()?;
-        let stat = std::fs::read_to_string(format!("{dir}/stat")).ok()?;
-        Some((blocks_interrupt(&status)?, user_ticks(&stat)?))
-    });
-    let Some(Some((blocked, ticks))) = state else { return };
-    if !blocked {
-        return;
-    }
+fn judge(t: &dyn Interrupted, before: &HashMap<i32, First>, now: &mut HashMap<i32, First>) {
+    let Some(Some(used)) = t.process().with_pid(sys::process_cpu_ns) else { return };
     // Measured from the first look, so that a busy host only delays the judgement.
-    let first = before.get(&t.tid()).copied().unwrap_or(ticks);
-    if ticks.saturating_sub(first) >= TICKS {
-        t.process().kill();
+    let mut first = before.get(&t.tid()).copied().unwrap_or(First { process: used, ticks: None });
+    if used.saturating_sub(first.process) >= BUSY {
+        let Some(Some((blocked, ticks))) = t.process().with_pid(|pid| state(pid, t.tid())) else {
+            return;
+        };
+        if !blocked {
+            return;
+        }
+        if ticks.saturating_sub(*first.ticks.get_or_insert(ticks)) >= TICKS {
+            t.process().kill();
+        }
     }
     now.insert(t.tid(), first);
+}
+
+/// Whether a thread blocks the interruption, and its user time in clock ticks.
+fn state(pid: i32, tid: i32) -> Option<(bool, u64)> {
+    let dir = format!("/proc/{pid}/task/{tid}");
+    let status = std::fs::read_to_string(format!("{dir}/status")).ok()?;
+    let stat = std::fs::read_to_string(format!("{dir}/stat")).ok()?;
+    Some((blocks_interrupt(&status)?, user_ticks(&stat)?))
 }
 
 /// Reads `SigBlk` of proc_pid_status(5).

@@ -34,6 +34,24 @@ fn calls_and_exit(b: Backend) {
     assert!(k.events.load(Ordering::Relaxed) >= 1001);
 }
 
+/// CPUs that the calling thread may use.
+fn usable() -> Vec<usize> {
+    // SAFETY: an all-zero set is valid, and the call fills it.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is live and as long as said.
+    let r = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
+    assert_eq!(r, 0);
+    // SAFETY: numbers below the set's size.
+    (0..libc::CPU_SETSIZE as usize).filter(|&c| unsafe { libc::CPU_ISSET(c, &set) }).collect()
+}
+
+fn booting_leaves_the_caller_its_cpus(b: Backend) {
+    let before = usable();
+    let k = Kernel::boot(b);
+    assert_eq!(usable(), before);
+    k.platform.shutdown();
+}
+
 guest!(
     memory,
     // mmap at a chosen place, use it, unmap it.
@@ -706,6 +724,7 @@ guest!(xmm, "movd edi, xmm1", "mov eax, 231", "syscall");
 
 on_each_backend!(
     calls_and_exit,
+    booting_leaves_the_caller_its_cpus,
     memory_calls_and_faults,
     mappings_made_last,
     exceptions_are_reported,

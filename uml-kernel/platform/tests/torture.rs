@@ -7,8 +7,8 @@ mod common;
 #[path = "common/mayhem.rs"]
 mod mayhem;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -22,12 +22,7 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// One machine at a time: each keeps every CPU busy with 64 threads, and two of them on two cores have been seen to starve each
-/// other for more than a minute on the trap backend.
-static ALONE: Mutex<()> = Mutex::new(());
-
 fn run(b: Backend, kill_from_outside: bool) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let k = Kernel::boot(b);
     *k.exec_text.lock().unwrap() = torture().to_vec();
     k.max_tasks.store(64, Ordering::SeqCst);

@@ -376,7 +376,9 @@ impl Cx {
         let space = self.cx.space.clone();
         let mut words = [0; 16];
         {
-            let _frame = space.frame();
+            // Killed, it stops once more on its way out.
+            let waits = || t.siginfo() == Ok((code, addr));
+            let Some(_frame) = space.frame(waits) else { return Err(self.lost(t)) };
             let uc = self.catch(t, signo)?;
             // Another thread of the process may write here: it deceives its own process.
             space.process.read(&[(uc + frame::ERR_IN_UCONTEXT, 16)], &mut words);

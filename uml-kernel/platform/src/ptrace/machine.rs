@@ -13,7 +13,7 @@ use crate::foundation::{Foundation, Setup};
 use crate::paired;
 use crate::pool::{PanicHook, Pool};
 use crate::process::HostProcess;
-use crate::seat::Seats;
+use crate::seat::{self, Seats};
 use crate::seccomp::frame::Xstate;
 use crate::sys;
 use crate::warm::Warm;
@@ -185,8 +185,8 @@ impl Platform for Machine {
     }
 
     fn blocking(&self, f: &mut dyn FnMut()) {
-        // Every context has its own worker.
-        f();
+        // Every context has its own worker; only its seat is concerned.
+        seat::asleep(f);
     }
 
     fn shutdown(&self) {

@@ -17,7 +17,7 @@ use crate::hostcall;
 use crate::paired;
 use crate::pool::{PanicHook, Pool};
 use crate::process::HostProcess;
-use crate::seat::Seats;
+use crate::seat::{self, Seats};
 use crate::seccomp::arena::Slot;
 use crate::seccomp::base::{Base, Setup};
 use crate::seccomp::filter::{self, Role};
@@ -182,8 +182,8 @@ impl Platform for Machine {
     }
 
     fn blocking(&self, f: &mut dyn FnMut()) {
-        // Every context has its own worker.
-        f();
+        // Every context has its own worker; only its seat is concerned.
+        seat::asleep(f);
     }
 
     fn shutdown(&self) {
