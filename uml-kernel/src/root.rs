@@ -82,6 +82,7 @@ pub fn prepare(task: &Arc<Task>, o: &Options) -> std::result::Result<FsContext, 
         (disk(task, o, dev, flags)?, "/dev/root".to_owned(), dev)
     };
     let kind = sb.fs_type();
+    let read_only = flags & MS_RDONLY != 0 || sb.read_only();
     let sb = if o.root_overlay {
         overlay(task, sb).map_err(|e| failed("overlay of tmpfs", e))?
     } else {
@@ -90,7 +91,7 @@ pub fn prepare(task: &Arc<Task>, o: &Options) -> std::result::Result<FsContext, 
     let (_, fs) = kernel.vfs.first_namespace(sb, source.as_bytes(), flags);
     uml_base::pr_info!(
         "VFS: Mounted root ({kind} filesystem){} on device {}:{}.",
-        if flags & MS_RDONLY != 0 { " readonly" } else { "" },
+        if read_only { " readonly" } else { "" },
         device.major,
         device.minor
     );
@@ -164,8 +165,17 @@ fn disk(
         .filter(|n| o.rootfstype.as_deref().is_none_or(|w| w.split(',').any(|k| k == *n)))
         .collect();
     let mut last = EINVAL;
+    let mut only_read = Vec::new();
     for kind in &kinds {
         match mount(task, kind, &name, flags, &o.rootflags) {
+            Ok(sb) => return Ok(sb),
+            Err(EACCES) => only_read.push(kind),
+            Err(e) => last = e,
+        }
+    }
+    // As Linux: what cannot be written is mounted read-only.
+    for kind in only_read {
+        match mount(task, kind, &name, flags | MS_RDONLY, &o.rootflags) {
             Ok(sb) => return Ok(sb),
             Err(e) => last = e,
         }

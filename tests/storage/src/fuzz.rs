@@ -10,6 +10,7 @@ use std::sync::Arc;
 use storage_tests::fuzzing::Plan;
 use storage_tests::image;
 use storage_tests::ops::{Random, bytes};
+use storage_tests::trees::{FORMATS, Trees};
 use uml_drivers::ubd::partition;
 use uml_ext4::{
     Ext4, FallocateMode, MemStore, NewInode, Options, ROOT_INO, RenameMode, SetAttr, XattrMode,
@@ -19,7 +20,7 @@ use uml_formats::cow::Header;
 /// Where the journal is.
 const JOURNAL_INO: u32 = 8;
 
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 12] = [
     "superblock",
     "groups",
     "inodes",
@@ -29,10 +30,13 @@ const TARGETS: [&str; 9] = [
     "journal",
     "cow-header",
     "partitions",
+    "squashfs",
+    "iso9660",
+    "vfat",
 ];
 
 fn main() -> ExitCode {
-    let plan = match Plan::read("storage-fuzz", &TARGETS) {
+    let mut plan = match Plan::read("storage-fuzz", &TARGETS) {
         Ok(p) => p,
         Err(status) => return status,
     };
@@ -43,8 +47,26 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    let trees = match Trees::make() {
+        Ok(t) => t,
+        Err(e) => {
+            println!("FAILED  making of images: {e}\n0 passed, 1 failed, 0 skipped");
+            return ExitCode::FAILURE;
+        }
+    };
+    plan.targets.retain(|t| {
+        let there = trees.has(t) || !FORMATS.iter().any(|(f, _)| f == t);
+        if !there {
+            println!("SKIPPED fuzzing of {t}: what makes its images is not installed");
+        }
+        there
+    });
     plan.run(|target, seed| {
-        images.round(target, seed);
+        if trees.has(target) {
+            trees.round(target, &mut Random::new(seed ^ bytes_of(target)), damage);
+        } else {
+            images.round(target, seed);
+        }
         Ok(())
     })
 }

@@ -16,3 +16,4 @@ pub mod machine;
 pub mod memory;
 pub mod ops;
 pub mod suite;
+pub mod trees;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use storage_tests::suite::{Suite, Verdict};
-use storage_tests::{broken_hosts, interchange, kill, memory, need};
+use storage_tests::{broken_hosts, interchange, kill, memory, need, trees};
 
 struct Options {
     runs: u64,
@@ -90,6 +90,9 @@ fn main() -> ExitCode {
     case("two-instances", false, &[], &broken_hosts::two_instances);
     case("page-cache", false, &["perl", "md5sum"], &memory::page_cache);
     case("more-than-memory", false, &[], &|d| broken_hosts::more_than_memory(d, o.large));
+    let makers: Vec<&str> = trees::FORMATS.iter().flat_map(|(_, p)| p.iter().copied()).collect();
+    case("read-only-formats", false, &makers, &trees::mounted);
+    case("read-only-root", false, &makers, &trees::root);
     for (name, mkfs) in [
         ("host-4k", &["-t", "ext4", "-b", "4096"][..]),
         ("host-1k", &["-t", "ext4", "-b", "1024"]),

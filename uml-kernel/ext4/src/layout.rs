@@ -6,7 +6,7 @@ use crate::bytes::{rd8, rd16, rd32, rd64};
 use crate::crc::crc32c;
 use crate::error::MountError;
 use crate::features::{Features, compat, incompat, ro_compat};
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 /// Byte offset of the primary superblock.
 pub(crate) const SB_OFFSET: u64 = 1024;

@@ -28,7 +28,6 @@
 
 mod alloc;
 mod blockmap;
-mod bytes;
 mod cache;
 mod crc;
 mod dir;
@@ -47,7 +46,6 @@ mod mount;
 mod ops;
 mod orphan;
 mod overlay;
-mod store;
 mod txn;
 mod xattr;
 
@@ -66,5 +64,6 @@ pub use ops::rename::RenameMode;
 pub use ops::truncate::SetAttr;
 pub use ops::unlink::Unlinked;
 pub use ops::xattrs::XattrMode;
-pub use store::{BlockStore, FileStore, MemStore};
+pub(crate) use uml_store::bytes;
+pub use uml_store::{BlockStore, FileStore, MemStore};
 pub use xattr::VALUE_MAX;

@@ -13,7 +13,7 @@ use uml_abi::{Errno, Result};
 use crate::cache::{Block, Buf, Cache};
 use crate::error::{EFSCORRUPTED, ErrorSink};
 use crate::layout::Layout;
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 /// Read access to metadata, for code that serves both plain reads and
 /// operations in a transaction.

@@ -16,7 +16,7 @@ use crate::journal::replay::ReplayReport;
 use crate::layout::Layout;
 use crate::meta::{Core, State, View, system_zone};
 use crate::overlay::OverlayStore;
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 /// `s_state`: cleanly unmounted.
 pub(crate) const STATE_VALID: u16 = 1;

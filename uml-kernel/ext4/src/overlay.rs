@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use uml_abi::Result;
 use uml_abi::errno::EINVAL;
 
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 /// Blocks written over a store that is only read. Memory is bounded by what is
 /// written: one journal's worth.

@@ -25,41 +25,17 @@ use uml_abi::errno::*;
 use uml_base::{Mutex, Rank, pr_err, pr_info};
 use uml_core::registry::{BlockDevice, BlockHolder};
 use uml_core::task::Task;
-use uml_core::vfs::walk::{self, DirFd};
-use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock, perm};
-use uml_ext4::{BlockStore, Ext4, ROOT_INO};
+use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
+use uml_ext4::{Ext4, ROOT_INO};
 use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
 
+use crate::disk::{Disk, device_number};
 use gate::Gate;
 pub use inode::Ext4Inode;
 use options::DataMode;
 
 /// EXT4_SUPER_MAGIC.
 pub const MAGIC: u64 = 0xef53;
-
-/// A guest disk as the engine sees it.
-struct Disk(Arc<dyn BlockDevice>);
-
-impl BlockStore for Disk {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn read_at(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.0.read(off, buf)
-    }
-    fn write_at(&self, off: u64, buf: &[u8]) -> Result<()> {
-        self.0.write(off, buf)
-    }
-    fn flush(&self) -> Result<()> {
-        self.0.flush()
-    }
-    fn discard(&self, off: u64, len: u64) -> Result<()> {
-        self.0.discard(off, len)
-    }
-    fn writable(&self) -> bool {
-        !self.0.read_only()
-    }
-}
 
 /// What the inodes of one filesystem share.
 pub(crate) struct Shared {
@@ -357,23 +333,6 @@ pub fn types(pool: &Arc<Pool>) -> [Ext4Type; 3] {
         mounted: mounted.clone(),
         pool: pool.clone(),
     })
-}
-
-/// The device that `source` names: a node, or `major:minor`.
-fn device_number(task: &Task, source: &[u8]) -> Result<Dev> {
-    let text = std::str::from_utf8(source).unwrap_or("");
-    if let Some((a, b)) = text.split_once(':')
-        && let (Ok(major), Ok(minor)) = (a.parse(), b.parse())
-    {
-        return Ok(Dev::new(major, minor));
-    }
-    let p = walk::lookup(task, &DirFd::Cwd, source, walk::FOLLOW)?;
-    let m = p.metadata()?;
-    if m.kind() != libc::S_IFBLK {
-        return Err(ENOTBLK);
-    }
-    perm::check_nodev(&p)?;
-    Ok(m.rdev)
 }
 
 impl FsType for Ext4Type {

@@ -1,8 +1,8 @@
 //! Filesystems of the kernel, a module each, and the memory devices.
 //!
 //! [`tmpfs`] (files in memory), [`devtmpfs`] (device nodes), [`hostfs`] (directories of the host),
-//! [`ext4`] (ext2, ext3 and ext4 on block devices), [`overlay`] (layers joined to one tree), [`initramfs`] (unpacking cpio archives), [`devices`]
-//! (`/dev/null` and its kin). [`register`] enters them in a kernel.
+//! [`ext4`] (ext2, ext3 and ext4 on block devices), [`rofs`] (squashfs, vfat and iso9660 on block devices), [`overlay`]
+//! (layers joined to one tree), [`initramfs`] (unpacking cpio archives), [`devices`] (`/dev/null` and its kin). [`register`] enters them in a kernel.
 //!
 //! Neighbours: `uml-core` declares what a filesystem is, `uml-host` makes the host's calls; above is the
 //! binary, which mounts. What processes look like as files (proc, sys, devpts) belongs to other modules
@@ -13,10 +13,13 @@
 
 pub mod devices;
 pub mod devtmpfs;
+pub(crate) mod disk;
 pub mod ext4;
 pub mod hostfs;
 pub mod initramfs;
+pub(crate) mod mapping;
 pub mod overlay;
+pub mod rofs;
 pub mod tmpfs;
 pub(crate) mod transfer;
 
@@ -36,6 +39,10 @@ pub fn register(kernel: &Arc<Kernel>, host: hostfs::Config) -> Result<()> {
     reg.add_fs(Arc::new(overlay::OverlayType));
     let pool = Pool::new(kernel.mem_bytes);
     for kind in ext4::types(&pool) {
+        reg.add_fs(Arc::new(kind));
+    }
+    // In the order in which Linux tries them for a root without a type.
+    for kind in rofs::types(&pool) {
         reg.add_fs(Arc::new(kind));
     }
     reg.add_fs(Arc::new(devtmpfs::DevTmpFsType::new(kernel)?));

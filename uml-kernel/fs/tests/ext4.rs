@@ -2,56 +2,19 @@
 
 mod common;
 
-use std::any::Any;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Arc;
 
+use common::disk::Image;
 use common::*;
-use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::io::BufSource;
-use uml_core::registry::BlockDevice;
 use uml_core::task::Cred;
-use uml_core::vfs::{Dev, SuperBlock};
+use uml_core::vfs::SuperBlock;
 use uml_fs::ext4::Ext4Fs;
 use uml_mm::MapAccess;
-
-struct Image {
-    file: File,
-    size: u64,
-}
-
-impl BlockDevice for Image {
-    fn dev(&self) -> Dev {
-        Dev::new(98, 0)
-    }
-    fn name(&self) -> String {
-        "ubda".into()
-    }
-    fn size(&self) -> u64 {
-        self.size
-    }
-    fn block_size(&self) -> u32 {
-        512
-    }
-    fn read_only(&self) -> bool {
-        false
-    }
-    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(buf, off).map_err(Into::into)
-    }
-    fn write(&self, off: u64, data: &[u8]) -> Result<()> {
-        self.file.write_all_at(data, off).map_err(Into::into)
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
 
 fn tool(name: &str, args: &[&str]) -> std::process::Output {
     let r = Command::new(name).args(args).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").output();
@@ -82,10 +45,8 @@ fn image(kind: &str) -> tempfile::NamedTempFile {
 }
 
 fn open(f: &tempfile::NamedTempFile, ro: bool) -> Arc<Ext4Fs> {
-    let file = f.reopen().unwrap();
-    let size = file.metadata().unwrap().len();
     Ext4Fs::open(
-        Arc::new(Image { file, size }),
+        Image::of(f.reopen().unwrap()),
         ro,
         b"errors=remount-ro",
         &uml_pagecache::Pool::new(64 << 20),

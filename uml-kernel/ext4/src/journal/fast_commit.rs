@@ -9,7 +9,7 @@ use uml_abi::Result;
 use super::Journal;
 use crate::bytes::{rd16, rd32, slice};
 use crate::crc::crc32c;
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 const ADD_RANGE: u16 = 1;
 const DEL_RANGE: u16 = 2;

@@ -21,8 +21,8 @@ use crate::error::MountError;
 use crate::inode::Inode;
 use crate::map;
 use crate::meta::{Core, MetaRead};
-use crate::store::BlockStore;
 use format::{Checksums, JSB_SIZE, jsb_csum};
+use uml_store::BlockStore;
 
 /// The log and what of it is not yet at home. Behind the filesystem's journal
 /// lock, which is held for the whole of a commit or checkpoint.

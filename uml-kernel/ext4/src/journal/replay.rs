@@ -9,7 +9,7 @@ use super::format::{self, Checksums, HEADER, Tag};
 use crate::bytes::{rd8, rdbe32, wrbe32};
 use crate::crc::crc32_be;
 use crate::error::MountError;
-use crate::store::BlockStore;
+use uml_store::BlockStore;
 
 /// What a replay did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

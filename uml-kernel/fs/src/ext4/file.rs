@@ -13,11 +13,12 @@ use uml_core::task::{Cap, Task};
 use uml_core::vfs::Inode;
 use uml_core::vfs::perm::{APPEND_ONLY, IMMUTABLE, strip_set_ids};
 use uml_ext4::FallocateMode;
-use uml_mm::{MapAccess, Mappable};
-use uml_pagecache::{Change, Mapping, Readahead};
+use uml_mm::Mappable;
+use uml_pagecache::{Change, Readahead};
 
 use crate::ext4::inode::Ext4Inode;
 use crate::ext4::{ioctl, options::DataMode};
+use crate::mapping::FileMapping;
 use crate::transfer;
 
 /// O_DIRECT needs offsets and lengths that are multiples of the device's logical block.
@@ -165,7 +166,7 @@ impl FileOps for Ext4File {
 
     fn mappable(&self) -> Result<Arc<dyn Mappable>> {
         let map = self.inode.data()?.map();
-        Ok(Arc::new(FileMapping { map, inode: self.inode.clone() }))
+        Ok(FileMapping::new(map, self.inode.key, self.inode.clone()))
     }
 
     fn fsync(&self, _: &Task, data_only: bool) -> Result<()> {
@@ -269,29 +270,5 @@ impl FileOps for Ext4File {
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-/// A mapping, which keeps the inode as long as somebody can store through it.
-struct FileMapping {
-    map: Arc<Mapping>,
-    inode: Arc<Ext4Inode>,
-}
-
-impl Mappable for FileMapping {
-    fn host_fd(&self, off: u64, len: u64, access: MapAccess) -> Result<i32> {
-        self.map.host_fd(off, len, access)
-    }
-
-    fn identity(&self) -> (u64, u64) {
-        self.map.identity()
-    }
-
-    fn sync(&self, off: u64, len: u64) -> Result<()> {
-        self.map.sync(off, len)
-    }
-
-    fn key(&self) -> u64 {
-        self.inode.key
     }
 }

@@ -1,6 +1,8 @@
 //! A machine without a platform, its root a tmpfs, and short names for what tests do.
 #![allow(dead_code)]
 
+pub mod disk;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 

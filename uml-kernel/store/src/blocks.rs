@@ -9,8 +9,8 @@ use uml_abi::{Errno, Result};
 
 /// Where a filesystem's bytes live: a guest disk, a host file, memory.
 ///
-/// Offsets and lengths are in bytes. The engine only issues requests that are
-/// multiples of 1024 bytes at offsets that are multiples of 1024. All methods
+/// Offsets and lengths are in bytes. Engines only issue requests that are
+/// multiples of 512 bytes at offsets that are multiples of 512. All methods
 /// may block on host I/O and may be called from several threads at once.
 pub trait BlockStore: Send + Sync {
     /// Size in bytes; must not shrink while mounted.
