@@ -15,12 +15,13 @@ use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 
 use crate::kernel::Kernel;
+use crate::memory::limit::GroupMemory;
 use crate::task::process::Usage;
 use crate::task::{Process, Task, WaitKind, usage};
 
 /// Controllers by name, with their bits; the order of `cgroup.controllers`.
 pub const CONTROLLERS: [(&str, u32); 2] = [("memory", MEMORY), ("pids", PIDS)];
-/// Accounting of memory.
+/// Accounting and limits of memory ([`crate::memory::limit`]).
 pub const MEMORY: u32 = 1 << 0;
 /// Limit on the number of tasks.
 pub const PIDS: u32 = 1 << 1;
@@ -67,6 +68,7 @@ pub struct Cgroup {
     /// `None` for the root.
     pub parent: Option<Arc<Cgroup>>,
     pub pids: Pids,
+    pub memory: GroupMemory,
     children: Mutex<BTreeMap<Vec<u8>, Arc<Cgroup>>>,
     /// Controllers enabled for the children (`cgroup.subtree_control`).
     subtree_control: AtomicU32,
@@ -101,6 +103,7 @@ impl Cgroup {
                 max: AtomicI64::new(UNLIMITED),
                 refused: AtomicU64::new(0),
             },
+            memory: GroupMemory::default(),
             children: Mutex::new(Rank::LEAF, BTreeMap::new()),
             subtree_control: AtomicU32::new(0),
             freeze: AtomicBool::new(false),
@@ -253,9 +256,9 @@ pub struct Membership {
     counted: bool,
 }
 
-/// Told when `cgroup.events` of a group changes; called without locks.
+/// Told when the file `file` of a group changes by itself; called without locks.
 pub trait CgroupListener: Send + Sync {
-    fn changed(&self, group: &Arc<Cgroup>);
+    fn changed(&self, group: &Arc<Cgroup>, file: &'static str);
 }
 
 /// The machine's hierarchy.
@@ -318,11 +321,16 @@ impl Cgroups {
             g.events_seen.fetch_add(1, Ordering::SeqCst);
             g.events.wake_all(Events::PRI | Events::ERR);
         }
+        self.tell(group, "cgroup.events", true);
+    }
+
+    /// Tells who watches that a file of the group changed, and (`above`) the same file of every group above.
+    pub(crate) fn tell(&self, group: &Cgroup, file: &'static str, above: bool) {
         let Some(l) = self.listener.get() else { return };
         let mut at = self.find(group);
         while let Some(g) = at {
-            l.changed(&g);
-            at = g.parent.clone();
+            l.changed(&g, file);
+            at = g.parent.clone().filter(|_| above);
         }
     }
 

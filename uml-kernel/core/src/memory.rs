@@ -5,12 +5,13 @@
 //! thread samples the host's figures while tasks run, the oftener the less is free. When too much is in use,
 //! caches give up what they can, then the process with most memory is killed ([`oom`]). A sample sees what
 //! was allocated before it: until the next one a program can exceed `mem=` by as much as the host gives it
-//! in a few milliseconds.
+//! in a few milliseconds. Limits of control groups ([`limit`]) are watched by the same thread.
 //!
 //! Neighbours: `uml-mm` counts what address spaces promise, caches enter themselves as [`Cache`]. Lock order: nothing
 //! of this module is held while caches or tasks are called.
 
 pub mod commit;
+pub mod limit;
 pub mod oom;
 mod watch;
 
@@ -43,6 +44,7 @@ pub struct Control {
     /// Processes killed for want of memory (/proc/vmstat `oom_kill`).
     kills: AtomicU64,
     victims: Mutex<oom::Victims>,
+    limited: limit::Limited,
     /// Bytes that the operator took away while the machine runs (mconsole's `config mem=-SIZE`).
     taken: Mutex<u64>,
 }
@@ -53,6 +55,7 @@ impl Default for Control {
             caches: Mutex::new(Rank::LEAF, Vec::new()),
             kills: AtomicU64::new(0),
             victims: Mutex::new(Rank::LEAF, oom::Victims::default()),
+            limited: limit::Limited::default(),
             taken: Mutex::new(Rank::LEAF, 0),
         }
     }
@@ -158,15 +161,15 @@ pub fn anonymous_bound(kernel: &Kernel) -> u64 {
     spaces(kernel).iter().map(|(_, mm)| anonymous(mm)).sum()
 }
 
-/// Anonymous memory of all programs in bytes, pages shared by forks counted once. The host walks page tables
+/// Anonymous memory of one address space in bytes, its part of the pages that forks share. The host walks page tables
 /// for this.
+pub fn exact(mm: &Mm) -> u64 {
+    let f = uml_host::procinfo::smaps_rollup(mm.space().host_pid());
+    // Old hosts lack the proportional figure.
+    f.get("Pss_Anon").map_or_else(|| anonymous(mm), |kb| kb << 10)
+}
+
+/// Anonymous memory of all programs in bytes, pages shared by forks counted once.
 pub fn anonymous_exact(kernel: &Kernel) -> u64 {
-    spaces(kernel)
-        .iter()
-        .map(|(_, mm)| {
-            let f = uml_host::procinfo::smaps_rollup(mm.space().host_pid());
-            // Old hosts lack the proportional figure.
-            f.get("Pss_Anon").map_or_else(|| anonymous(mm), |kb| kb << 10)
-        })
-        .sum()
+    spaces(kernel).iter().map(|(_, mm)| exact(mm)).sum()
 }

@@ -120,13 +120,13 @@ impl FsType for Cgroup2Fs {
     }
 }
 
-/// Tells inotify(7) watchers of `cgroup.events` about its changes.
+/// Tells inotify(7) watchers of files that change by themselves.
 struct Notify {
     fs: Weak<SynthFs>,
 }
 
 impl CgroupListener for Notify {
-    fn changed(&self, group: &Arc<Cgroup>) {
+    fn changed(&self, group: &Arc<Cgroup>, file: &'static str) {
         let Some(mut at) = self.fs.upgrade().and_then(|fs| fs.held_root()) else { return };
         let path = group.path();
         for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
@@ -135,8 +135,8 @@ impl CgroupListener for Notify {
                 None => return,
             }
         }
-        if let Some(events) = at.held(b"cgroup.events") {
-            let inode: Arc<dyn Inode> = events;
+        if let Some(file) = at.held(file.as_bytes()) {
+            let inode: Arc<dyn Inode> = file;
             watch::table().inode(&inode, watch::IN_MODIFY);
         }
     }

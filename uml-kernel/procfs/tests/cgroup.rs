@@ -82,7 +82,7 @@ fn controllers_are_handed_down() {
     assert_eq!(read(&init, "/cgroup.subtree_control").unwrap(), "memory pids\n");
     assert_eq!(read(&init, "/a/pids.max").unwrap(), "max\n");
     assert_eq!(read(&init, "/a/memory.current").unwrap(), "0\n");
-    assert_eq!(read(&init, "/a/memory.max"), Err(ENOENT));
+    assert_eq!(read(&init, "/a/memory.high"), Err(ENOENT));
     assert_eq!(write(&init, "/cgroup.subtree_control", "+cpu"), Err(EINVAL));
     assert_eq!(write(&init, "/cgroup.subtree_control", "pids"), Err(EINVAL));
     // A group has processes or hands out controllers, not both.
@@ -202,6 +202,11 @@ fn files_have_the_names_of_the_host() {
         "cgroup.type",
         "cpu.stat",
         "memory.current",
+        "memory.events",
+        "memory.events.local",
+        "memory.max",
+        "memory.oom.group",
+        "memory.peak",
         "memory.stat",
         "memory.swap.current",
         "pids.current",
@@ -212,4 +217,34 @@ fn files_have_the_names_of_the_host() {
     assert_eq!(list(&init, "/a").unwrap(), known);
     let cpu = read(&init, "/a/cpu.stat").unwrap();
     assert_eq!(cpu, "usage_usec 0\nuser_usec 0\nsystem_usec 0\n");
+}
+
+#[test]
+fn memory_limits_are_sizes_or_max() {
+    let (_k, _ns, init) = machine();
+    mkdir(&init, "/a").unwrap();
+    write(&init, "/cgroup.subtree_control", "+memory").unwrap();
+    for (text, shown) in [
+        ("max", "max"),
+        ("8192", "8192"),
+        ("8191\n", "4096"),
+        ("3k", "0"),
+        ("5M", "5242880"),
+        ("0x2000", "8192"),
+        ("1G", "1073741824"),
+        ("16E", "max"),
+        ("99999999999999999999", "max"),
+    ] {
+        assert!(write(&init, "/a/memory.max", text).is_ok(), "{text}");
+        assert_eq!(read(&init, "/a/memory.max").unwrap(), format!("{shown}\n"), "{text}");
+    }
+    for bad in ["much", "-1", "1 2", "1Q", "K"] {
+        assert_eq!(write(&init, "/a/memory.max", bad), Err(EINVAL), "{bad}");
+    }
+    assert_eq!(write(&init, "/a/memory.oom.group", "1"), Ok(1));
+    assert_eq!(read(&init, "/a/memory.oom.group").unwrap(), "1\n");
+    assert_eq!(write(&init, "/a/memory.oom.group", "2"), Err(EINVAL));
+    let none = "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n";
+    assert_eq!(read(&init, "/a/memory.events").unwrap(), none);
+    assert_eq!(read(&init, "/a/memory.events.local").unwrap(), none);
 }

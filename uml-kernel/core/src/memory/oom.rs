@@ -1,4 +1,5 @@
-//! The OOM killer: which process is ended when memory has run out (proc_pid_oom_score_adj(5)).
+//! The OOM killer: which process is ended when the machine's memory, or what a control group may have of it, has run out
+//! (proc_pid_oom_score_adj(5), cgroup-v2.rst).
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -9,7 +10,9 @@ use uml_base::{pr_err, pr_info, pr_warn};
 use uml_host::procinfo::Fields;
 use uml_mm::{Mm, PAGE};
 
+use super::limit::{self, Event};
 use super::spaces;
+use crate::cgroup::Cgroup;
 use crate::kernel::Kernel;
 use crate::signal::kill_process;
 use crate::task::{Process, Task};
@@ -89,8 +92,13 @@ impl Candidate {
     }
 }
 
-fn candidates(kernel: &Kernel) -> Vec<Candidate> {
-    spaces(kernel).into_iter().map(|(t, mm)| Candidate::of(t, mm)).collect()
+/// Every process, or those of a group and the groups below.
+fn candidates(kernel: &Kernel, group: Option<&Arc<Cgroup>>) -> Vec<Candidate> {
+    let all = match group {
+        Some(g) => limit::members(kernel, g),
+        None => spaces(kernel),
+    };
+    all.into_iter().map(|(t, mm)| Candidate::of(t, mm)).collect()
 }
 
 /// True while a process that was killed before still holds memory.
@@ -121,22 +129,42 @@ pub fn out_of_memory(kernel: &Arc<Kernel>) {
     if kernel.sysctl.vm_panic_on_oom.unsigned() != 0 {
         return kernel.panic("Out of memory: system-wide panic_on_oom is enabled");
     }
-    let found = kill(kernel, "Out of memory");
-    if !found {
-        let mut v = kernel.memory.victims.lock();
-        if v.complained.is_none_or(|t| t.elapsed() > COMPLAIN) {
-            v.complained = Some(Instant::now());
-            drop(v);
-            pr_warn!("Out of memory and no killable processes...");
-        }
+    if !kill(kernel, "Out of memory") {
+        complain(kernel);
+    }
+}
+
+/// `group` has more than its limit: kills one of its processes, unless one that was killed is still on the way out.
+pub(super) fn out_of_group(kernel: &Arc<Kernel>, group: &Arc<Cgroup>) {
+    if dying(kernel) {
+        return;
+    }
+    limit::tell(kernel, group, Event::Max);
+    limit::tell(kernel, group, Event::Oom);
+    if !kill_within(kernel, "Memory cgroup out of memory", Some(group)) {
+        complain(kernel);
+    }
+}
+
+fn complain(kernel: &Kernel) {
+    let mut v = kernel.memory.victims.lock();
+    if v.complained.is_none_or(|t| t.elapsed() > COMPLAIN) {
+        v.complained = Some(Instant::now());
+        drop(v);
+        pr_warn!("Out of memory and no killable processes...");
     }
 }
 
 /// Kills the process with most memory, weighed by its adjustment, and logs why, `reason` leading the line that names
 /// it. False when no process may be killed.
 pub fn kill(kernel: &Arc<Kernel>, reason: &str) -> bool {
-    let total = kernel.mem_bytes / PAGE;
-    let all = candidates(kernel);
+    kill_within(kernel, reason, None)
+}
+
+fn kill_within(kernel: &Arc<Kernel>, reason: &str, group: Option<&Arc<Cgroup>>) -> bool {
+    let limit = group.and_then(|g| g.memory.max()).unwrap_or(u64::MAX);
+    let total = kernel.mem_bytes.min(limit) / PAGE;
+    let all = candidates(kernel, group);
     let stuck: Vec<_> = {
         let v = kernel.memory.victims.lock();
         v.stuck.iter().filter_map(Weak::upgrade).collect()
@@ -148,7 +176,43 @@ pub fn kill(kernel: &Arc<Kernel>, reason: &str) -> bool {
         .filter_map(|c| c.badness(total).map(|points| (points, c)))
         .min_by_key(|(points, c)| (Reverse(*points), c.task.process.pid));
     let Some((_, victim)) = worst else { return false };
-    report(kernel, &all, victim);
+    report(kernel, &all, victim, group);
+    end(kernel, reason, victim);
+    if let Some(g) = killed_together(kernel, &victim.task.process, group) {
+        let path = String::from_utf8_lossy(&g.path()).into_owned();
+        pr_info!("Tasks in {path} are going to be killed due to memory.oom.group set");
+        let others = candidates(kernel, Some(&g));
+        for c in others.iter().filter(|c| {
+            c.adj != NEVER && c.task.process.pid != 1 && !Arc::ptr_eq(&c.mm, &victim.mm)
+        }) {
+            end(kernel, reason, c);
+        }
+        limit::tell(kernel, &g, Event::OomGroupKill);
+    }
+    true
+}
+
+/// The group that dies with `victim`: the highest one with `memory.oom.group` below the one that ran out of memory
+/// (`domain`, or the whole machine), itself included.
+fn killed_together(
+    kernel: &Kernel,
+    victim: &Process,
+    domain: Option<&Arc<Cgroup>>,
+) -> Option<Arc<Cgroup>> {
+    let domain = domain.unwrap_or(kernel.cgroups.root());
+    let mut at = Some(kernel.cgroups.of(victim)).filter(|g| g.is_within(domain));
+    let mut found = None;
+    while let Some(g) = at {
+        if g.memory.oom_group() {
+            found = Some(g.clone());
+        }
+        at = g.parent.clone().filter(|p| p.is_within(domain));
+    }
+    found
+}
+
+/// Kills one process and whoever shares its memory, and logs it.
+fn end(kernel: &Arc<Kernel>, reason: &str, victim: &Candidate) {
     let kb = |pages: u64| pages * (PAGE >> 10);
     pr_err!(
         "{reason}: Killed process {} ({}) total-vm:{}kB, anon-rss:{}kB, file-rss:{}kB, shmem-rss:{}kB, UID:{} pgtables:{}kB oom_score_adj:{}",
@@ -165,11 +229,12 @@ pub fn kill(kernel: &Arc<Kernel>, reason: &str) -> bool {
     kernel.memory.kills.fetch_add(1, Ordering::Relaxed);
     kernel.memory.victims.lock().last =
         Some((Arc::downgrade(&victim.task.process), Instant::now()));
+    let group = kernel.cgroups.of(&victim.task.process);
     // Whoever shares the memory (vfork(2), CLONE_VM) keeps it in place.
     for p in sharers(kernel, &victim.mm) {
         kill_process(kernel, &p);
     }
-    true
+    limit::tell(kernel, &group, Event::OomKill);
 }
 
 fn sharers(kernel: &Kernel, mm: &Arc<Mm>) -> Vec<Arc<Process>> {
@@ -185,7 +250,7 @@ fn sharers(kernel: &Kernel, mm: &Arc<Mm>) -> Vec<Arc<Process>> {
 }
 
 /// The state of memory and of every process, as Linux logs it before it kills.
-fn report(kernel: &Kernel, all: &[Candidate], victim: &Candidate) {
+fn report(kernel: &Kernel, all: &[Candidate], victim: &Candidate, group: Option<&Arc<Cgroup>>) {
     pr_warn!("{} invoked oom-killer: order=0, oom_score_adj={}", victim.name(), victim.adj);
     let cached = kernel.memory.cached();
     let anon: u64 = all.iter().map(|c| c.anon).sum();
@@ -223,8 +288,16 @@ fn report(kernel: &Kernel, all: &[Candidate], victim: &Candidate) {
         }
     }
     let pid = victim.task.process.pid;
+    let path = |g: &Arc<Cgroup>| String::from_utf8_lossy(&g.path()).into_owned();
+    let own = path(&kernel.cgroups.of(&victim.task.process));
+    let constraint = match group {
+        Some(g) => {
+            format!("CONSTRAINT_MEMCG,nodemask=(null),oom_memcg={},task_memcg={own}", path(g))
+        }
+        None => format!("CONSTRAINT_NONE,nodemask=(null),global_oom,task_memcg={own}"),
+    };
     pr_info!(
-        "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),task={},pid={pid},uid={}",
+        "oom-kill:constraint={constraint},task={},pid={pid},uid={}",
         victim.name(),
         victim.uid()
     );

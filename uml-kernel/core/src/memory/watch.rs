@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::{anonymous_bound, anonymous_exact, oom};
+use super::{anonymous_bound, anonymous_exact, limit, oom};
 use crate::kernel::Kernel;
 use crate::task::RunState;
 
@@ -83,15 +83,19 @@ fn check(kernel: &Arc<Kernel>) -> Option<Duration> {
     let began = Instant::now();
     let total = kernel.mem_bytes.saturating_sub(kernel.memory.taken());
     let cached = kernel.memory.cached().cached;
-    QUIET_BELOW.store(total.saturating_sub(cached), Ordering::Relaxed);
+    let enough = total.saturating_sub(cached);
+    QUIET_BELOW.store(enough.min(limit::lowest(kernel)), Ordering::Relaxed);
     if is_quiet(kernel) {
         return None;
     }
-    let mut used = anonymous_bound(kernel).saturating_add(cached);
-    if used > total {
-        used = relieve(kernel, used);
+    let mut free = limit::check(kernel);
+    if uml_mm::commit::touchable() > enough {
+        let mut used = anonymous_bound(kernel).saturating_add(cached);
+        if used > total {
+            used = relieve(kernel, used);
+        }
+        free = free.min(total.saturating_sub(used));
     }
-    let free = total.saturating_sub(used);
     let pause = Duration::from_nanos(free.saturating_mul(1_000_000_000) / RATE);
     Some(pause.clamp(SHORTEST, LONGEST).max(began.elapsed() * SHARE))
 }
