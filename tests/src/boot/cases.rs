@@ -556,13 +556,21 @@ fn systemd_login(b: &Bench) -> Result<Outcome, String> {
             "# ",
             "systemctl is-system-running --wait; systemctl --failed --no-legend --no-pager; systemd-detect-virt; echo done $((40 + 2))",
         ),
+        // A limit of a unit's memory kills what exceeds it, and systemd is told.
         (
             "done 42",
+            "mkdir -p /run/systemd/system; printf '[Service]\\nType=oneshot\\nMemoryMax=40M\\nExecStart=tail /dev/zero\\n' >/run/systemd/system/eater.service; systemctl daemon-reload; \
+             systemctl start eater; systemctl show -p Result --value eater | cat; echo done $((50 + 2))",
+        ),
+        (
+            "done 52",
             "journalctl -b --no-pager -n 1 >/dev/null && systemctl is-active systemd-journald systemd-udevd; systemctl poweroff",
         ),
     ];
     match login(b, Image::Systemd, &script)? {
-        Ok(e) => e.expect(0, &["running\r", "uml\r", "active\r", "Power down"]).map(passed),
+        Ok(e) => {
+            e.expect(0, &["running\r", "uml\r", "oom-kill\r", "active\r", "Power down"]).map(passed)
+        }
         Err(why) => Ok(Outcome::Skipped(why)),
     }
 }
