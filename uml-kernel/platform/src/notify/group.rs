@@ -449,6 +449,8 @@ impl Group {
         mut ready: impl FnMut(&mut State) -> Wait<T>,
     ) -> Option<T> {
         let mut st = self.lock();
+        // No process is left to receive from: what remains is said by the reaper, who needs a CPU for that.
+        let mut over = false;
         loop {
             let got = ready(&mut st);
             let gone = !st.members.contains_key(&cx.tid);
@@ -473,7 +475,7 @@ impl Group {
                 continue;
             }
             let every = matches!(got, Wait::Briefly).then_some(Duration::from_millis(50));
-            if !receiving {
+            if !receiving || over {
                 st = match every {
                     None => cx.wake.wait(st).unwrap_or_else(PoisonError::into_inner),
                     Some(t) => {
@@ -483,7 +485,9 @@ impl Group {
                 continue;
             }
             drop(st);
-            let waiting = every.is_none_or(|t| self.listener.poll(t.as_millis() as i32).0);
+            let (waiting, hung) =
+                every.map_or((true, false), |t| self.listener.poll(t.as_millis() as i32));
+            over = hung && !waiting;
             if waiting {
                 match self.listener.recv() {
                     Ok(n) => match self.take(&n, None) {
@@ -494,11 +498,7 @@ impl Group {
                         Taken::Continue => drop(self.listener.send(n.id, Answer::Continue)),
                         Taken::Nothing => {}
                     },
-                    // The reaper is about to tell that our context died.
-                    Err(e) if e != errno::EINTR && self.listener.poll(0).1 => {
-                        std::thread::yield_now()
-                    }
-                    Err(_) => {}
+                    Err(e) => over = e != errno::EINTR && self.listener.poll(0).1,
                 }
             }
             st = self.lock();
