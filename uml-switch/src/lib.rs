@@ -25,12 +25,48 @@ pub mod say;
 pub mod serve;
 pub mod vlan;
 
+use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::process::ExitCode;
 
-use args::Options;
+use args::{Options, Parsed};
 use nix::sys::signal::{SigSet, Signal, raise};
 use serve::{End, Switch};
+
+/// The program `uml_switch` with these words, the first being its name.
+pub fn main(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    let program = words.next().unwrap_or_else(|| "uml_switch".into());
+    let program = program.to_string_lossy().into_owned();
+    let result = match args::parse(words) {
+        Parsed::Serve(options) => run(&program, &options),
+        Parsed::Ask { control, ask } => manage::ask(&control, &ask).map(|text| print!("{text}")),
+        Parsed::Help => {
+            let name = Path::new(&program).file_name().unwrap_or_default();
+            print!("{}", args::help(&name.to_string_lossy()));
+            Ok(())
+        }
+        Parsed::Version => {
+            println!("uml_switch {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Parsed::Usage(reason) => {
+            eprint!("{}", args::usage(&program));
+            match reason {
+                Some(reason) => Err(reason),
+                None => return ExitCode::FAILURE,
+            }
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Runs the switch until it is told to end. Returns normally at the end of standard input; a signal ends the process
 /// as the signal would. Errors are messages for the user.

@@ -148,21 +148,7 @@ pub fn ask(control: &Path, ask: &Ask) -> Result<String, String> {
             Question::Vlan { port: *port, membership: membership.to_string() }
         }
     };
-    let path = socket_path(control);
-    let said = |what: &str, e: io::Error| {
-        format!("{what} '{}': {}", path.display(), uml_formats::strerror(&e))
-    };
-    let address = uml_formats::unix_path::SocketPath::new(&path).map_err(|e| said("socket", e))?;
-    let stream =
-        UnixStream::connect(address.as_path()).map_err(|e| said("no switch answers at", e))?;
-    let mut text = serde_json::to_vec(&question).map_err(|e| e.to_string())?;
-    text.push(b'\n');
-    (&stream).write_all(&text).map_err(|e| said("asking", e))?;
-    let mut reply = String::new();
-    (&stream).read_to_string(&mut reply).map_err(|e| said("answer from", e))?;
-    match serde_json::from_str(&reply)
-        .map_err(|e| format!("the switch's answer is not understood: {e}"))?
-    {
+    match exchange(control, &question)? {
         Answer::Ok => Ok(String::new()),
         Answer::Error(text) => Err(text),
         Answer::Status(status) if matches!(ask, Ask::Status { json: true }) => {
@@ -170,6 +156,32 @@ pub fn ask(control: &Path, ask: &Ask) -> Result<String, String> {
         }
         Answer::Status(status) => Ok(table(&status)),
     }
+}
+
+/// What the switch at `control` says of itself. The error is text for people.
+pub fn status(control: &Path) -> Result<Status, String> {
+    match exchange(control, &Question::Status)? {
+        Answer::Status(status) => Ok(status),
+        Answer::Error(text) => Err(text),
+        Answer::Ok => Err("the switch answers without its status".to_owned()),
+    }
+}
+
+fn exchange(control: &Path, question: &Question) -> Result<Answer, String> {
+    let path = socket_path(control);
+    let said = |what: &str, e: io::Error| {
+        format!("{what} '{}': {}", path.display(), uml_formats::strerror(&e))
+    };
+    let address = uml_formats::unix_path::SocketPath::new(&path).map_err(|e| said("socket", e))?;
+    let stream =
+        UnixStream::connect(address.as_path()).map_err(|e| said("no switch answers at", e))?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| said("asking", e))?;
+    let mut text = serde_json::to_vec(question).map_err(|e| e.to_string())?;
+    text.push(b'\n');
+    (&stream).write_all(&text).map_err(|e| said("asking", e))?;
+    let mut reply = String::new();
+    (&stream).read_to_string(&mut reply).map_err(|e| said("answer from", e))?;
+    serde_json::from_str(&reply).map_err(|e| format!("the switch's answer is not understood: {e}"))
 }
 
 /// The status for people.

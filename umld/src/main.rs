@@ -1,7 +1,7 @@
 //! `umld`: runs User Mode Linux machines.
 //!
 //! The program contains the kernel: called under the name `linux` it is the kernel, and inside a guest that `umld`
-//! started on the host's userland it is process 1; the kernel's helper processes are this program too.
+//! started on the host's userland it is process 1; called `uml_switch` it is that program; the kernel's helper processes are this program too.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
             let _ = nix::sys::prctl::set_name(c"linux");
             uml_kernel::main(args.into_iter())
         }
+        // As which umld starts the switches of fleets.
+        Some("uml_switch") => uml_switch::main(args.into_iter()),
         // systemd calls generators with up to three directories and by their own name.
         Some("umld-generator") => {
             ExitCode::from(umld::cmd::dispatch(umld::cli::Command::Generator {

@@ -85,6 +85,11 @@ impl Store {
         self.base.join(".images")
     }
 
+    /// Directory of a switch that fleets have.
+    pub fn switch(&self, name: &str) -> PathBuf {
+        self.base.join(".switches").join(name)
+    }
+
     /// Control socket of the daemon.
     pub fn control(&self) -> PathBuf {
         self.base.join(".control")

@@ -41,6 +41,29 @@ fn described(text: &str) -> String {
     out
 }
 
+/// About fleet.toml.
+const FLEETS: &str = "A fleet.toml describes machines that belong together, for `umld up`, `umld down` and `umld status -f`.
+.TP
+`[fleet]`
+What they have in common: `template`, the vm.toml they are made from; `count`, `first` and `name`, with `{n}` for the number; \
+`jobs`, members started at a time; `cow`, false to give them no copy-on-write files of their own; `hosts`, false to leave their \
+/etc/hosts alone; `set`, keys of vm.toml that all have.
+.TP
+`[[member]]`
+One of them, or one more: `name`, `template`, `after` (members that must be up first), `set`.
+.TP
+`[[switch]]`
+A virtual switch: `name`, `hub` (true sends every frame to every port), `network`. A member joins it by `[[net]]` with \
+`switch = \"NAME\"`, or `mode = \"switch\"` alone where the fleet has one. `up` starts switches before members; `down` of the whole \
+fleet ends those that nobody is on any more, and a member that is started later brings its switches up again.
+.TP
+`[[link]]`
+A cable between two members, which get one more interface each: `between`, a list of two names; `name`; `network`.
+.PP
+With `network`, as in `\"10.9.0.0/24\"`, members that have no other address get one of it, in their order. The names of members \
+with addresses on the fleet's switches are in the /etc/hosts of all whose root umld can write to: ext4 disks, and the host's \
+userland under its throw-away layer.";
+
 /// umld(1).
 pub fn umld() -> String {
     let mut out = String::new();
@@ -65,6 +88,7 @@ pub fn umld() -> String {
     for c in cli.get_subcommands().filter(|c| !c.is_hide_set()) {
         command(w, c, "");
     }
+    let _ = writeln!(w, ".SH FLEETS\n{}", described(FLEETS));
     let _ = writeln!(w, ".SH EXIT STATUS");
     for (n, what) in code::TABLE {
         let _ = writeln!(w, ".TP\n.B {n}\n{}", described(what));
@@ -97,6 +121,10 @@ pub fn umld() -> String {
             "of the daemon: where holders give it their consoles to keep, what it says, its pid",
         ),
         ("~/.uml/.umld/.images/", "images made by umld image"),
+        (
+            "~/.uml/.umld/.switches/NAME/",
+            "a switch of a fleet: its control socket ctl, for uml_switch -unix ctl --status; log; switch.toml",
+        ),
         (
             "/etc/uml/*.toml, ~/.config/uml/*.toml",
             "machines of the systemd generator, as uml@NAME.service",

@@ -1,12 +1,16 @@
-//! Fleets: fleet.toml ([`spec`]), many instances at a time ([`work`]), and the units for systemd ([`generator`]).
+//! Fleets: fleet.toml ([`spec`]), its switches and links ([`net`]) and their processes ([`switch`]), many instances at a
+//! time ([`work`]), and the units for systemd ([`generator`]).
 
 pub mod generator;
+pub mod net;
 pub mod spec;
+pub mod switch;
 pub mod work;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::{Value, json};
 use work::Task;
 
 use crate::cli::{Fleet, Format};
@@ -30,6 +34,15 @@ pub fn up(a: &Fleet) -> Result<u8> {
         .map(|(l, after)| Task { name: l.name.clone(), after: after.clone() })
         .collect();
     let jobs = a.jobs.or(fleet.jobs).unwrap_or_else(default_jobs);
+    let of = |s: &net::Switch| Task { name: s.name.clone(), after: BTreeSet::new() };
+    let switches: Vec<Task> = fleet.switches.iter().map(of).collect();
+    let status = work::each(&switches, jobs, a.progress, "starting", |name| {
+        let s = fleet.switches.iter().find(|s| s.name == name);
+        switch::up(&store, s.ok_or_else(|| Failure::other("no such switch"))?)
+    });
+    if status != 0 {
+        return Ok(status);
+    }
     Ok(work::each(&tasks, jobs, a.progress, "starting", |name| {
         let (loaded, _) = fleet
             .members
@@ -67,7 +80,14 @@ pub fn down(a: &Fleet) -> Result<u8> {
         })
         .collect();
     let jobs = a.jobs.or(fleet.jobs).unwrap_or_else(default_jobs);
-    Ok(work::each(&tasks, jobs, a.progress, "stopping", |name| stop_if_up(&store, name)))
+    let status = work::each(&tasks, jobs, a.progress, "stopping", |name| stop_if_up(&store, name));
+    // A member that is not meant may come back to its switch.
+    if status != 0 || !a.names.is_empty() {
+        return Ok(status);
+    }
+    let of = |s: &net::Switch| Task { name: s.name.clone(), after: BTreeSet::new() };
+    let switches: Vec<Task> = fleet.switches.iter().map(of).collect();
+    Ok(work::each(&switches, jobs, a.progress, "stopping", |name| switch::down(&store, name)))
 }
 
 /// Stops an instance by its own times, when it runs.
@@ -90,8 +110,18 @@ pub fn status(file: &Path, format: &Format) -> Result<u8> {
     let list: Vec<_> =
         instance::all(&store)?.into_iter().filter(|i| wanted.contains(i.name.as_str())).collect();
     let up = list.iter().filter(|i| i.pid.is_some()).count();
-    if format.json || format.quiet {
-        crate::cmd::status::show(&list, format.json, format.quiet)?;
+    let switches: Vec<switch::Report> =
+        fleet.switches.iter().map(|s| switch::report(&store, &s.name)).collect();
+    if format.json {
+        let processes = instance::Processes::now();
+        let members = list.iter().map(|i| crate::cmd::status::json_of(i, &processes));
+        let all: Vec<Value> = members.chain(switches.iter().map(|s| json!(s))).collect();
+        let text = serde_json::to_string_pretty(&all).unwrap_or_default();
+        crate::cmd::print(&format!("{text}\n"))?;
+    } else if format.quiet {
+        crate::cmd::status::show(&list, false, true)?;
+        let lines = switches.iter().map(|s| format!("{} {}\n", s.name, s.state));
+        crate::cmd::print(&lines.collect::<String>())?;
     } else {
         let rows: Vec<Vec<String>> = wanted
             .iter()
@@ -108,6 +138,12 @@ pub fn status(file: &Path, format: &Format) -> Result<u8> {
             .collect();
         crate::cmd::print(&crate::cmd::table(&["NAME", "STATE", "PID", "UP", ""], &rows))?;
         crate::cmd::print(&format!("{up} of {} are up\n", wanted.len()))?;
+        if !switches.is_empty() {
+            let rows: Vec<Vec<String>> = switches.iter().map(switch::Report::row).collect();
+            let head = ["SWITCH", "STATE", "PID", "UP", "PORTS", "CONTROL SOCKET"];
+            crate::cmd::print(&format!("\n{}", crate::cmd::table(&head, &rows)))?;
+        }
     }
-    Ok(if up == wanted.len() { 0 } else { code::STOPPED })
+    let all_up = up == wanted.len() && switches.iter().all(switch::Report::is_up);
+    Ok(if all_up { 0 } else { code::STOPPED })
 }

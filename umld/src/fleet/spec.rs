@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::net::{Link, Plan, Switch};
 use crate::failure::{Failure, Result, code};
 use crate::spec::diagnose::Source;
 use crate::spec::load as vm_toml;
@@ -24,9 +25,12 @@ pub struct FleetFile {
     /// Members with a name and keys of their own; they come in addition to the counted ones, or change one of them.
     #[serde(default)]
     pub member: Vec<Member>,
-    /// Virtual switches. Refused: a fleet starts none, its members join one that runs.
+    /// Virtual switches that it starts.
     #[serde(default)]
-    pub switch: Vec<Table>,
+    pub switch: Vec<Switch>,
+    /// Cables, each between two members.
+    #[serde(default)]
+    pub link: Vec<Link>,
 }
 
 /// What members have in common.
@@ -46,6 +50,8 @@ pub struct Common {
     /// Give each member copy-on-write files of its own, also in place of those of a template that several share.
     /// Default: true.
     pub cow: Option<bool>,
+    /// Write every member's address on the fleet's switches to the /etc/hosts of the others. Default: true.
+    pub hosts: Option<bool>,
     /// Keys of vm.toml that all members have.
     pub set: Table,
 }
@@ -68,6 +74,8 @@ pub struct Member {
 pub struct FleetSpec {
     /// Its members, with what each comes after.
     pub members: Vec<(Loaded, BTreeSet<String>)>,
+    /// The switches that its members are on, those of links included.
+    pub switches: Vec<Switch>,
     /// Members started at a time.
     pub jobs: Option<usize>,
 }
@@ -85,12 +93,6 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
     let path = std::path::absolute(path).map_err(|e| Failure::io("cannot find", path, &e))?;
     let (source, file): (Source, FleetFile) = vm_toml::read(&path)?;
     let complain = |at: &str, text: &str| source.report(source.locate(at), text);
-    if !file.switch.is_empty() {
-        return Err(complain(
-            "switch[0]",
-            "switch: a fleet starts no switch of its own; run a uml_switch and have the template join it by [[net]] mode = \"switch\"",
-        ));
-    }
     let common = &file.fleet;
     if common.count > MAX_MEMBERS {
         return Err(complain("fleet.count", &format!("more than {MAX_MEMBERS} members")));
@@ -119,6 +121,8 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         return Err(complain("fleet", "a fleet without members: expected `count` or [[member]]"));
     }
     let known: BTreeSet<String> = members.iter().map(|m| m.name.clone()).collect();
+    let plan = Plan::of(&file, &known).map_err(|(at, text)| complain(&at, &text))?;
+    let switches_of = Store::open()?;
     let mut out = Vec::new();
     let mut templates: BTreeMap<PathBuf, (Table, Vec<Source>)> = BTreeMap::new();
     let dir = path.parent().unwrap_or(Path::new("/"));
@@ -146,6 +150,7 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         if let Some(vm) = vm.as_table_mut() {
             vm.insert("name".into(), m.name.clone().into());
         }
+        plan.join(&switches_of, &m.name, &mut table).map_err(|e| complain(&place, &e))?;
         let mut loaded = vm_toml::from_table(table, sources.clone())?;
         let mut after: BTreeSet<String> = m.after.iter().cloned().collect();
         after.extend(loaded.vm.service.after.iter().cloned());
@@ -166,7 +171,11 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         }
         out.push((loaded, after));
     }
-    let fleet = FleetSpec { members: out, jobs: common.jobs };
+    plan.give_addresses(&mut out).map_err(|(at, text)| complain(&at, &text))?;
+    if common.hosts != Some(false) {
+        Plan::give_names(&mut out);
+    }
+    let fleet = FleetSpec { members: out, switches: plan.switches, jobs: common.jobs };
     if let Some(name) = fleet.cycle() {
         let text = format!("member \"{name}\" comes after itself, through others");
         return Err(complain("member", &text));
@@ -222,6 +231,12 @@ impl FleetSpec {
             self.members.retain(|(l, _)| names.contains(&l.name));
             let kept: BTreeSet<String> = self.members.iter().map(|(l, _)| l.name.clone()).collect();
             self.members.iter_mut().for_each(|(_, a)| a.retain(|n| kept.contains(n)));
+            let joined: BTreeSet<&String> = self
+                .members
+                .iter()
+                .flat_map(|(l, _)| l.vm.net.iter().filter_map(|n| n.switch.as_ref()))
+                .collect();
+            self.switches.retain(|s| joined.contains(&s.name));
         }
         Ok(self)
     }

@@ -29,6 +29,10 @@ pub struct Kernel {
 /// Makes missing COW files, writes files for the guest, and starts the kernel.
 pub fn launch(dir: &Dir, vm: &VmFile, lines: &[Line]) -> Result<Kernel> {
     check_disks(vm)?;
+    // A member of a fleet may be started by itself, and long after its switch went down.
+    for name in vm.net.iter().filter_map(|n| n.switch.as_deref()) {
+        crate::fleet::switch::up_again(&crate::state::Store::open()?, name)?;
+    }
     guest_files::prepare(vm)?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| {
         Failure::other(format!("cannot make a pipe for the kernel's messages: {e}"))

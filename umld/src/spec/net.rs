@@ -267,6 +267,14 @@ fn check_mode(l: &Loaded, i: usize, n: &Net) -> Result {
         return Err(l.complain(&at, text));
     }
     let needed = REQUIRED.iter().find(|(m, _)| *m == mode).map_or(&[][..], |r| r.1);
+    if let Some(s) = &n.switch
+        && !n.options.contains_key("socket")
+    {
+        let text = format!(
+            "\"{s}\": only members of a fleet join a switch by its name, with mode \"switch\"; elsewhere options.socket says which"
+        );
+        return Err(l.complain(&format!("net[{i}].switch"), &text));
+    }
     if let Some(k) = needed.iter().find(|k| !n.options.contains_key(**k)) {
         return Err(l.complain(&at, &format!("mode \"{mode}\" needs options.{k}")));
     }

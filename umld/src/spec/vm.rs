@@ -143,6 +143,10 @@ pub struct Net {
     /// kernels after the 6.1 series other than the built-in one do not have. `none`: no interface, where a file extends one that has it. Default: `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// For mode `switch` in a member of a fleet: the name of one of the fleet's switches. Default: the only one, if the
+    /// fleet has one and `options.socket` is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<String>,
     /// Ethernet address. Default: derived from the machine's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,

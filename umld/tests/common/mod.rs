@@ -176,6 +176,14 @@ impl Drop for World {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }
+        for e in
+            std::fs::read_dir(self.path(".uml/.umld/.switches")).into_iter().flatten().flatten()
+        {
+            if let Ok(s) = uml_switch::manage::status(&e.path().join("ctl")) {
+                let pid = nix::unistd::Pid::from_raw(s.pid as i32);
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+            }
+        }
         for name in ["holder", "pid"] {
             for e in std::fs::read_dir(self.path(".uml/.umld")).into_iter().flatten().flatten() {
                 let Ok(text) = std::fs::read_to_string(e.path().join("status.json")) else {
