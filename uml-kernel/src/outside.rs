@@ -79,8 +79,11 @@ impl Outside {
         }
     }
 
-    /// Removes the directory: an orderly end.
+    /// Ends captures and removes the directory: an orderly end.
     pub fn remove(&mut self) {
+        if let Some(c) = &self.console {
+            c.captures.stop_all();
+        }
         if let Some(Err(e)) = self.claim.take().map(Claim::remove) {
             let err = e.raw_os_error().unwrap_or(0);
             pr_err!("remove_umid_dir - remove_files_and_dir failed with err = {err} ({e})");

@@ -155,6 +155,10 @@ fn candidates(line: &str, ask: &dyn Fn(&str) -> String) -> (usize, Vec<String>) 
         ["stack"] => pids(&ask("ps")),
         ["strace"] => pids(&ask("ps")).into_iter().map(|pid| pid + " ").collect(),
         ["strace", _] => ["on", "off", "-c"].map(str::to_owned).to_vec(),
+        ["capture"] => ["start ", "stop "].map(str::to_owned).to_vec(),
+        ["capture", "start"] => interfaces(&ask("net")),
+        ["capture", "start", _, ..] => ["snaplen=", "count=", "size="].map(str::to_owned).to_vec(),
+        ["capture", "stop"] => first_words(&ask("capture")),
         ["switch"] => directories()
             .iter()
             .filter_map(|dir| dir.list().ok())
@@ -204,6 +208,16 @@ fn pids(ps: &str) -> Vec<String> {
     ps.lines().skip(1).filter_map(tid).collect()
 }
 
+/// The names that lines of `net` begin with, and `any`.
+fn interfaces(net: &str) -> Vec<String> {
+    let heads = net.lines().filter(|l| !l.starts_with(' ')).filter_map(|l| l.split_once(':'));
+    heads.map(|(name, _)| name).chain(["any"]).map(|name| format!("{name} ")).collect()
+}
+
+fn first_words(text: &str) -> Vec<String> {
+    text.lines().filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +226,8 @@ mod tests {
     fn kernel(command: &str) -> String {
         match command {
             "help" => "Commands: \n    version - Get kernel version \n    ps - List tasks\n".into(),
+            "net" => "lo: up mtu 65536 address 00:00:00:00:00:00\n    127.0.0.1/8\n".into(),
+            "capture" => "7 lo /tmp/x: 1 packets\n".into(),
             "ps" => {
                 "  PID   TID  PPID S\n    1     1     0 S init\n   12    12     1 R cc1\n".into()
             }
@@ -243,6 +259,10 @@ mod tests {
         assert_eq!(candidates("", &silent).1.len(), 13 + 4);
         assert_eq!(found("stack 1"), ["1", "12"]);
         assert_eq!(found("strace 12"), ["12 "]);
+        assert_eq!(found("capture st"), ["start ", "stop "]);
+        assert_eq!(found("capture start "), ["any ", "lo "]);
+        assert_eq!(found("capture start lo co"), ["count="]);
+        assert_eq!(found("capture stop "), ["7"]);
         assert_eq!(found("strace 12 o"), ["off", "on"]);
         assert_eq!(found("proc 1"), ["1/", "12/"]);
         assert_eq!(found("proc 12/st"), ["12/stat", "12/statm", "12/status"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::spec::values::{Time, Wait};
+use crate::spec::values::{Size, Time, Wait};
 
 /// Runs User Mode Linux machines: a Linux kernel as an ordinary process, without root or KVM.
 #[derive(Debug, Parser)]
@@ -59,6 +59,12 @@ pub enum Command {
     Cp(Cp),
     /// Sends a command to the kernel's management console; without one, starts a dialogue.
     Mconsole(Mconsole),
+    /// Writes the packets of an interface of the guest to a file or a pipe, for tcpdump and Wireshark.
+    ///
+    /// Packets of both directions, in the pcap format, until the limit, Ctrl-C or the machine's end: `umld capture NAME |
+    /// tcpdump -nr -`. A reader that is too slow loses packets, which are counted, and does not slow the guest down. The
+    /// guest does not notice. Not with stock kernels.
+    Capture(Capture),
     /// Defines an instance without starting it.
     Create(Create),
     /// Makes a new instance on the disks of another, with copy-on-write files of its own.
@@ -385,6 +391,26 @@ pub struct Mconsole {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Name of the instance.
+    pub name: String,
+    /// An interface of the guest, or any. Default: the first that is up and is not the loopback.
+    pub interface: Option<String>,
+    /// The file; - is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-", value_hint = clap::ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// Keep so many bytes of each packet; 0 or nothing keeps all.
+    #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=262_144))]
+    pub snaplen: Option<u32>,
+    /// End after so many packets.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End before there are more bytes than this.
+    #[arg(long, value_name = "SIZE", value_parser = Size::parse)]
+    pub size: Option<Size>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //!   codec, image engine ([`cow::Image`]) and merge planner.
 //! * [`door`] – running programs in the guest from outside.
 //! * [`mconsole`] – the management console's datagrams and command table.
+//! * [`pcap`] – capture files.
 //! * [`switch`] – the control protocol of `uml_switch`.
 //! * [`umid`] – the per-instance directory: names, claiming, removal, lookup.
 //! * [`store`] – positioned file access used by `cow`; [`host_lock`] – the
@@ -27,6 +28,7 @@ pub mod cow;
 pub mod door;
 pub mod host_lock;
 pub mod mconsole;
+pub mod pcap;
 pub mod store;
 pub mod switch;
 pub mod umid;

@@ -1,5 +1,6 @@
 //! The commands. Reply texts are those of the stock kernel, which scripts parse.
 
+mod capture;
 mod device;
 mod log;
 mod mem;
@@ -37,5 +38,6 @@ pub fn run(command: Command, rest: &[u8], client: &Client<'_>) {
         Command::Mem => mem::run(client),
         Command::Strace => strace::run(rest, client),
         Command::Net => net::run(client),
+        Command::Capture => capture::run(rest, client),
     }
 }

@@ -4,6 +4,7 @@
 //! * [`Notifier`] – messages to the socket of `mconsole=notify:`.
 //! * [`Sysrq`] – the commands of SysRq keys, for the console and for /proc/sysrq-trigger; `sysrq/` has them
 //!   by subject.
+//! * [`Captures`] – packets of interfaces on their way to files of the host.
 //! * [`describe`] – tasks as lines of text, shared by `ps`, `stack` and the SysRq dumps.
 //!
 //! The server runs outside the guest's control: it never sleeps for a guest task, takes only locks that are
@@ -23,7 +24,9 @@ pub mod describe;
 mod notify;
 mod server;
 mod sysrq;
+mod traffic;
 
 pub use notify::Notifier;
 pub use server::{Counters, Parts, Server};
 pub use sysrq::Sysrq;
+pub use traffic::{Captures, Wanted};

@@ -21,6 +21,7 @@ use uml_procfs::ProcFs;
 
 use crate::command;
 use crate::sysrq::Sysrq;
+use crate::traffic::Captures;
 
 /// How long a client that does not read its answer may hold up the console.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ pub struct Parts {
     /// For `proc`: read through a mount of its own, so that the guest need not have one.
     pub proc: Arc<ProcFs>,
     pub sysrq: Arc<Sysrq>,
-    /// The initial network namespace, for `net`.
+    /// The initial network namespace, for `net` and `capture`.
     pub net: Arc<Stack>,
 }
 
@@ -56,6 +57,8 @@ pub struct Server {
     owner: u32,
     pub(crate) parts: Parts,
     pub counters: Counters,
+    /// Running captures.
+    pub captures: Captures,
     /// Who reads for `proc`.
     pub(crate) reader: OnceLock<Arc<Task>>,
 }
@@ -67,7 +70,8 @@ impl Server {
         let receiver = Receiver::bind(short.as_path(), PATIENCE)?;
         let owner = uml_host::process::uid();
         let (counters, reader) = (Counters::default(), OnceLock::new());
-        let server = Arc::new(Server { receiver, owner, parts, counters, reader });
+        let captures = Captures::new(&parts.net);
+        let server = Arc::new(Server { receiver, owner, parts, counters, captures, reader });
         let me = server.clone();
         std::thread::Builder::new().name("mconsole".into()).spawn(move || me.serve())?;
         Ok(server)

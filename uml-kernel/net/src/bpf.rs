@@ -72,6 +72,14 @@ impl Program {
         }
     }
 
+    /// Keeps the first `len` bytes of everything: `EINVAL` for 0.
+    pub fn accept(len: u32) -> Result<Program> {
+        if len == 0 {
+            return Err(EINVAL);
+        }
+        Program::new(vec![Insn { code: 0x06, jt: 0, jf: 0, k: len }])
+    }
+
     /// From the bytes of a filter file: eight for each instruction, the host's byte order.
     pub fn from_bytes(b: &[u8]) -> Result<Program> {
         if b.len() % 8 != 0 {

@@ -688,9 +688,13 @@ impl Stack {
         self.tap_count.store(t.len(), Ordering::SeqCst);
     }
 
-    /// Every packet socket.
-    pub fn packet_sockets(&self) -> Vec<Arc<PacketSocket>> {
+    fn taps(&self) -> Vec<Arc<PacketSocket>> {
         self.taps.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Every packet socket of a program.
+    pub fn packet_sockets(&self) -> Vec<Arc<PacketSocket>> {
+        self.taps().into_iter().filter(|s| !s.is_hidden()).collect()
     }
 
     /// Shows a packet to packet sockets.
@@ -698,7 +702,7 @@ impl Stack {
         if self.tap_count.load(Ordering::SeqCst) == 0 {
             return;
         }
-        for s in self.packet_sockets() {
+        for s in self.taps() {
             s.offer(cx, i, p, outgoing);
         }
     }

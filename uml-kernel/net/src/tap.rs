@@ -61,6 +61,8 @@ pub struct PacketSocket {
     /// SOCK_DGRAM: without link headers.
     pub cooked: bool,
     pub wait: Arc<WaitQueue>,
+    /// Not a program's: the guest does not see it.
+    hidden: bool,
     inner: Mutex<Inner>,
 }
 
@@ -83,12 +85,39 @@ struct Inner {
 impl PacketSocket {
     /// A socket for frames of `protocol` (EtherType, [`ethertype::ALL`], or 0 for none until bound).
     pub fn new(stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSocket> {
+        PacketSocket::build(stack, cooked, protocol, false)
+    }
+
+    /// A socket for every frame of an interface (0 is any), both ways, once on the loopback, that belongs to no program: listings of the
+    /// guest do not show it. Frames are cut at `snap_len`; as many wait as fit into `buffer` bytes. `ENODEV`.
+    pub fn outside(
+        stack: &Arc<Stack>,
+        iface: u32,
+        cooked: bool,
+        snap_len: u32,
+        buffer: usize,
+    ) -> Result<Arc<PacketSocket>> {
+        if iface != 0 && stack.interface(iface).is_none() {
+            return Err(ENODEV);
+        }
+        let s = PacketSocket::build(stack, cooked, 0, true);
+        {
+            let mut i = s.inner.lock();
+            (i.iface, i.rcvbuf, i.protocol) = (iface, buffer, ethertype::ALL);
+            i.filter = Some(Program::accept(snap_len)?);
+        }
+        stack.add_tap(&s);
+        Ok(s)
+    }
+
+    fn build(stack: &Arc<Stack>, cooked: bool, protocol: u16, hidden: bool) -> Arc<PacketSocket> {
         let s = Arc::new_cyclic(|me| PacketSocket {
             me: me.clone(),
             stack: stack.clone(),
             id: crate::sock::new_id(),
             cooked,
             wait: WaitQueue::shared(),
+            hidden,
             inner: Mutex::new(
                 Rank::LEAF,
                 Inner {
@@ -139,6 +168,11 @@ impl PacketSocket {
             self.stack.add_tap(&me);
         }
         Ok(())
+    }
+
+    /// Whether it is none of a program.
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
     }
 
     /// Interface (0 is any) and protocol.
@@ -220,6 +254,8 @@ impl PacketSocket {
             || !wanted
             || (i.iface != 0 && i.iface != iface.index)
             || (outgoing && i.ignore_outgoing)
+            // The loopback shows every packet twice, on its way out and in; pcap(3) takes the latter.
+            || (outgoing && self.hidden && iface.is_loopback())
         {
             return;
         }
@@ -257,7 +293,10 @@ impl PacketSocket {
             hatype: hardware_type(iface.link),
             net: if self.cooked { 0 } else { net },
         };
-        let seen = if self.cooked { &data[net.min(data.len())..] } else { &data[..] };
+        if self.cooked {
+            data.drain(..net.min(data.len()));
+        }
+        let seen = &data[..];
         let len = seen.len();
         let keep = match &i.filter {
             Some(f) => (f.run(seen, &aux) as usize).min(len),
@@ -271,8 +310,10 @@ impl PacketSocket {
             i.drops = i.drops.wrapping_add(1);
             return;
         }
+        // What is cut off is not kept in memory either.
+        let data = if keep < len { seen[..keep].to_vec() } else { data };
         let frame = Frame {
-            data: seen[..keep].to_vec(),
+            data,
             len,
             protocol,
             iface: iface.index,
@@ -302,6 +343,13 @@ impl PacketSocket {
         let f = i.queue.pop_front().ok_or(EAGAIN)?;
         i.bytes -= f.data.len() + OVERHEAD;
         Ok(f)
+    }
+
+    /// Every frame that waits.
+    pub fn take_all(&self) -> VecDeque<Frame> {
+        let mut i = self.inner.lock();
+        i.bytes = 0;
+        std::mem::take(&mut i.queue)
     }
 
     /// True when a receive has something to do.

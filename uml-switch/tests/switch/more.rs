@@ -120,7 +120,7 @@ fn captures_are_pcap_files() {
     assert!(ask(&s.control, &["--capture", &format!("{port}=off")]).status.success());
     let bytes = std::fs::read(&file).expect("capture");
     assert_eq!(bytes.len(), 24 + 16 + 60 + 16 + 100);
-    assert_eq!(bytes[..4], 0xa1b2_c3d4u32.to_ne_bytes());
+    assert_eq!(bytes[..4], 0xa1b2_3c4du32.to_ne_bytes());
     assert_eq!(bytes[24 + 16..24 + 16 + 60], frame(0xff, 1, 1, 60));
     let bad = ask(&s.control, &["--capture", &format!("{port}=/nonexistent/file")]);
     assert!(String::from_utf8_lossy(&bad.stderr).contains("No such file or directory"), "{bad:?}");

@@ -11,7 +11,7 @@ const BASH_NAMES: &str = r#"
 _umld_with_names() {
     _umld "$@"
     case ${COMP_WORDS[1]} in
-        start|stop|restart|kill|pause|resume|status|show|console|logs|exec|cp|mconsole|clone|snapshot|restore|merge|export|rename|rm|events|explain)
+        start|stop|restart|kill|pause|resume|status|show|console|logs|exec|cp|mconsole|capture|clone|snapshot|restore|merge|export|rename|rm|events|explain)
             local cur=${COMP_WORDS[COMP_CWORD]}
             [[ $cur == -* ]] || COMPREPLY+=($(compgen -W "$(umld list -q 2>/dev/null)" -- "$cur"))
             ;;

@@ -1,5 +1,6 @@
 //! The commands, one module per verb.
 
+pub mod capture;
 pub mod check;
 pub mod clone;
 pub mod completions;
@@ -56,6 +57,7 @@ pub fn dispatch(command: Command) -> u8 {
         Command::Exec(a) => exec::run(&a),
         Command::Cp(a) => cp::run(&a),
         Command::Mconsole(a) => mconsole::run(&a),
+        Command::Capture(a) => capture::run(&a),
         Command::Create(a) => create::run(&a),
         Command::Clone(a) => clone::run(&a),
         Command::Snapshot(a) => snapshot::run(&a),

@@ -24,11 +24,13 @@ pub enum Command {
     Mem,
     /// Not in the stock kernel: network interfaces.
     Net,
+    /// Not in the stock kernel: packets of an interface to a file.
+    Capture,
 }
 
 /// All commands in the order in which their names are tried as prefixes; the
 /// stock thirteen first, so that they answer as they always did.
-pub const COMMANDS: [Command; 17] = [
+pub const COMMANDS: [Command; 18] = [
     Command::Version,
     Command::Halt,
     Command::Reboot,
@@ -46,6 +48,7 @@ pub const COMMANDS: [Command; 17] = [
     Command::Strace,
     Command::Mem,
     Command::Net,
+    Command::Capture,
 ];
 
 impl Command {
@@ -69,12 +72,13 @@ impl Command {
             Self::Strace => "strace",
             Self::Mem => "mem",
             Self::Net => "net",
+            Self::Capture => "capture",
         }
     }
 
     /// Part of the stock kernel's set.
     pub fn is_stock(self) -> bool {
-        !matches!(self, Self::Ps | Self::Strace | Self::Mem | Self::Net)
+        !matches!(self, Self::Ps | Self::Strace | Self::Mem | Self::Net | Self::Capture)
     }
 }
 
@@ -127,6 +131,10 @@ pub const HELP_MORE: &str = "    ps - list every task with its state and what it
     net - show network interfaces with their addresses and traffic
     strace <pid> on|off - print the system calls of a process to the kernel log
     strace <pid> -c - count the system calls of a process; again: show the counts
+    capture - list running captures of packets
+    capture start <interface>|any [snaplen=n] [count=n] [size=n] <file> - write
+\tpackets, in and out, to a pcap file of the host
+    capture stop <number> - end a capture
 ";
 
 #[cfg(test)]
