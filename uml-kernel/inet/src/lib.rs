@@ -1,7 +1,7 @@
 //! The Internet families for programs: sockets over the network stack.
 //!
 //! Key types: [`stream::StreamSocket`] (TCP), [`dgram::DgramSocket`] (UDP, ping and raw), [`packet::PacketSock`]
-//! (AF_PACKET), [`rtnetlink`] (NETLINK_ROUTE), `nfnetlink` (NETLINK_NETFILTER), [`ioctl`] (netdevice(7)), [`proc`] (/proc/net, /proc/sys/net).
+//! (AF_PACKET), [`rtnetlink`] (NETLINK_ROUTE), `nfnetlink` (NETLINK_NETFILTER), `sock_diag` (NETLINK_SOCK_DIAG), [`ioctl`] (netdevice(7)), [`proc`] (/proc/net, /proc/sys/net).
 //! [`stack_of`] is the network namespace of a task.
 //!
 //! Neighbours: `uml-net` below (protocols, without tasks), `uml-ipc` beside (the family-independent socket
@@ -24,6 +24,7 @@ mod nlmsg;
 pub mod packet;
 pub mod proc;
 pub mod rtnetlink;
+mod sock_diag;
 pub mod stream;
 mod tcp_options;
 mod wait;
@@ -66,6 +67,7 @@ pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
     rtnetlink::register();
     genetlink::register();
     nfnetlink::register();
+    sock_diag::register();
     proc::register(proc);
     let stack = stack_in(&kernel.namespaces.net);
     if let Some(lo) = stack.loopback() {

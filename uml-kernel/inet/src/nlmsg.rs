@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_ipc::netlink::{NetlinkSocket, Origin};
+use uml_ipc::netlink::NetlinkSocket;
 
 /// Length of `struct nlmsghdr`.
 pub const HEADER: usize = 16;
@@ -181,12 +181,8 @@ pub fn answer_all(
             Ok(()) if head.flags & flag::ACK != 0 => reply.error(0, whole),
             Ok(()) => {}
         }
-        for datagram in reply.datagrams() {
-            // A program that does not read loses the rest and is told by ENOBUFS.
-            if from.deliver(&datagram, Origin::default()).is_err() {
-                break;
-            }
-        }
+        // A program that does not read loses it all and is told by ENOBUFS.
+        let _ = from.deliver_answer(&reply.datagrams());
     }
 }
 
@@ -194,13 +190,15 @@ pub fn answer_all(
 pub struct Reply {
     seq: u32,
     portid: u32,
+    /// Why a dump ended before its end.
+    failed: i32,
     out: Vec<Vec<u8>>,
 }
 
 impl Reply {
     /// Answers to the request `seq` of `portid`.
     pub fn new(seq: u32, portid: u32) -> Reply {
-        Reply { seq, portid, out: Vec::new() }
+        Reply { seq, portid, failed: 0, out: Vec::new() }
     }
 
     /// Begins a message.
@@ -218,9 +216,14 @@ impl Reply {
         }
     }
 
+    /// The end of a dump will tell this error.
+    pub fn end_with(&mut self, errno: i32) {
+        self.failed = errno;
+    }
+
     /// The end of a dump.
     pub fn done(&mut self) {
-        let m = self.message(kind::DONE, true, &0i32.to_le_bytes());
+        let m = self.message(kind::DONE, true, &(-self.failed).to_le_bytes());
         self.push(m);
     }
 

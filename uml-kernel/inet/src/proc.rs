@@ -10,7 +10,8 @@ use uml_net::interface::{Interface, iff};
 use uml_net::neighbour::State as Neigh;
 use uml_net::route::{Kind, TABLE_MAIN};
 use uml_net::stack::Stack;
-use uml_net::tcp_socket::Row;
+use uml_net::tcp::State;
+use uml_net::tcp_socket::{Row, TcpSocket};
 use uml_procfs::ProcFs;
 use uml_procfs::synth::{Text, TextFn};
 
@@ -39,6 +40,7 @@ pub fn register(proc: &ProcFs) {
     s.add_net("raw6", 0o444, file(|s, o| raw(s, o, true)));
     s.add_net("snmp", 0o444, file(snmp));
     s.add_net("sockstat", 0o444, file(sockstat));
+    s.add_net("sockstat6", 0o444, file(sockstat6));
     s.add_net("igmp", 0o444, file(igmp));
     let model = Stack::new(Arc::new(NoClock), [0; 32]);
     for (path, _) in model.conf.all() {
@@ -302,7 +304,7 @@ fn tcp(s: &Arc<Stack>, out: &mut Text, v6: bool) {
         let r = Row {
             local: w.quad.local,
             remote: w.quad.remote,
-            state: uml_net::tcp::State::TimeWait,
+            state: State::TimeWait,
             tx_queue: 0,
             rx_queue: 0,
             timer: 3,
@@ -310,6 +312,8 @@ fn tcp(s: &Arc<Stack>, out: &mut Text, v6: bool) {
             retransmits: 0,
             probes: 0,
             uid: 0,
+            bound: true,
+            shut: (false, false),
         };
         line(out, &r, 0);
     }
@@ -386,7 +390,9 @@ fn raw(s: &Arc<Stack>, out: &mut Text, v6: bool) {
 
 fn snmp(s: &Arc<Stack>, out: &mut Text) {
     let c = &s.snmp;
-    let (all, _) = s.tcp.counts();
+    let (connections, _) = s.tcp.connections();
+    let open = |t: &&Arc<TcpSocket>| matches!(t.state(), State::Established | State::CloseWait);
+    let established = connections.iter().filter(open).count();
     out.write_fmt(format_args!(
         "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits\nIp: {} {} {} {} {} {} {} {} {} {} {} {} 0 {} {} {} {} {} {} {}\n",
         if s.conf.ip_forward.get() != 0 { 1 } else { 2 },
@@ -417,7 +423,7 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
         c.icmp_out_msgs.get()
     ));
     out.write_fmt(format_args!(
-        "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\nTcp: 1 200 120000 -1 {} {} {} {} {all} {} {} {} {} {} {}\n",
+        "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\nTcp: 1 200 120000 -1 {} {} {} {} {established} {} {} {} {} {} {}\n",
         c.tcp_active_opens.get(),
         c.tcp_passive_opens.get(),
         c.tcp_attempt_fails.get(),
@@ -440,13 +446,29 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
     ));
 }
 
+/// Connections and listeners, UDP and raw sockets of a family.
+fn in_use(s: &Stack, v6: bool) -> (usize, usize, usize) {
+    let (connections, _) = s.tcp.connections();
+    let tcp = s.tcp.listening().iter().chain(&connections).filter(|t| t.v6 == v6).count();
+    let udp = s.udp.list().iter().filter(|u| u.v6 == v6).count();
+    (tcp, udp, s.raw.list().iter().filter(|r| r.v6 == v6).count())
+}
+
 fn sockstat(s: &Arc<Stack>, out: &mut Text) {
-    let (all, tw) = s.tcp.counts();
-    let (tcp, udp, raw) =
-        (all - tw.min(all) + s.tcp.listening().len(), s.udp.list().len(), s.raw.list().len());
+    let (_, tw) = s.tcp.counts();
+    let (tcp, udp, raw) = in_use(s, false);
+    let (tcp6, udp6, raw6) = in_use(s, true);
     out.write_fmt(format_args!(
-        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw {tw} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n",
-        tcp + udp + raw
+        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw {tw} alloc {} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n",
+        tcp + udp + raw + tcp6 + udp6 + raw6,
+        tcp + tcp6,
+    ));
+}
+
+fn sockstat6(s: &Arc<Stack>, out: &mut Text) {
+    let (tcp, udp, raw) = in_use(s, true);
+    out.write_fmt(format_args!(
+        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
     ));
 }
 

@@ -211,7 +211,7 @@ fn defer_shown(secs: u64) -> i32 {
 }
 
 /// `struct tcp_info`, as long as the caller has room.
-fn info(i: &Info, max: usize) -> Vec<u8> {
+pub(crate) fn info(i: &Info, max: usize) -> Vec<u8> {
     let mut b = vec![i.state, i.ca_state, i.retransmits, i.probes, i.backoff, i.options];
     b.push(i.snd_wscale | i.rcv_wscale << 4);
     b.push(0);

@@ -88,6 +88,29 @@ fn sockets(number: i32) -> Vec<Arc<NetlinkSocket>> {
     v.iter().filter_map(Weak::upgrade).filter(|s| s.protocol == number).collect()
 }
 
+/// A socket in a list of them.
+pub struct Row {
+    /// SOCK_RAW or SOCK_DGRAM.
+    pub kind: i32,
+    pub protocol: i32,
+    pub portid: u32,
+    /// Port and groups that it is connected to.
+    pub to: Option<(u32, u32)>,
+    /// Bit n-1 is group n.
+    pub groups: u64,
+    pub ino: u64,
+    /// Memory of waiting messages, and the buffers' sizes.
+    pub used: usize,
+    pub rcvbuf: usize,
+    pub sndbuf: usize,
+}
+
+/// The sockets of a network namespace.
+pub fn all(net: u64) -> Vec<Row> {
+    let all: Vec<_> = TABLE.sockets.lock().iter().filter_map(Weak::upgrade).collect();
+    all.iter().filter(|s| s.net.id == net).map(|s| s.row()).collect()
+}
+
 /// Sends `data` to every socket of the protocol and the origin's namespace that is in its group, except `but`; true
 /// when there was one.
 pub fn multicast(number: i32, data: &[u8], origin: Origin, but: Option<&NetlinkSocket>) -> bool {

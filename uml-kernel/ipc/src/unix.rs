@@ -28,7 +28,7 @@ use uml_core::vfs::anon::AnonInode;
 
 use crate::socket::{Options, Socket, SocketFamily};
 use addr::Name;
-pub use proc::table;
+pub use proc::{Row, rows, table};
 use rights::Rights;
 
 /// Messages a datagram socket queues (net.unix.max_dgram_qlen).

@@ -146,6 +146,12 @@ impl RawSocket {
         (i.inbox.used(), i.inbox.drops)
     }
 
+    /// shutdown(2) of reading and writing.
+    pub fn shut(&self) -> (bool, bool) {
+        let i = self.inner.lock();
+        (i.inbox.shut_read, i.inbox.shut_write)
+    }
+
     /// bind(2).
     pub fn bind(&self, addr: IpAddr, scope: u32) -> Result<()> {
         self.stack.check_bindable(addr, scope)?;

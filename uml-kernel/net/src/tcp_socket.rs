@@ -75,6 +75,10 @@ pub struct Row {
     pub retransmits: u32,
     pub probes: u32,
     pub uid: u32,
+    /// The program asked for the local port.
+    pub bound: bool,
+    /// shutdown(2) of reading and writing.
+    pub shut: (bool, bool),
 }
 
 pub(crate) fn unspecified(v6: bool) -> IpAddr {
@@ -727,6 +731,9 @@ impl TcpSocket {
                 state: State::Listen as u8,
                 unacked: l.waiting() as u32,
                 sacked: l.backlog as u32,
+                // What a connection begins with.
+                snd_cwnd: 10,
+                reordering: 3,
                 ..Info::default()
             },
             Role::Idle => Info { state: State::Closed as u8, ..Info::default() },
@@ -749,6 +756,8 @@ impl TcpSocket {
             retransmits: 0,
             probes: 0,
             uid,
+            bound: i.bound,
+            shut: (false, false),
         };
         match &i.role {
             Role::Idle => {}
@@ -762,6 +771,7 @@ impl TcpSocket {
                 (r.tx_queue, r.rx_queue) = (t.unacked(), t.readable());
                 (r.timer, r.timer_at) = t.timer();
                 (r.retransmits, r.probes) = t.unanswered();
+                r.shut = (t.shut_read, t.shut_write);
             }
         }
         r

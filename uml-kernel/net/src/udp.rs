@@ -115,6 +115,17 @@ impl UdpSocket {
         (i.inbox.used(), i.inbox.drops)
     }
 
+    /// Whether bind(2) gave it its address.
+    pub fn is_bound(&self) -> bool {
+        self.inner.lock().bound
+    }
+
+    /// shutdown(2) of reading and writing.
+    pub fn shut(&self) -> (bool, bool) {
+        let i = self.inner.lock();
+        (i.inbox.shut_read, i.inbox.shut_write)
+    }
+
     fn claim(&self, addr: IpAddr) -> Claim {
         let o = self.opts.lock();
         Claim {

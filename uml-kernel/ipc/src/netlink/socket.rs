@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
@@ -13,8 +13,9 @@ use uml_core::io::take_vec;
 use uml_core::ns::NetNs;
 use uml_core::task::{Cap, Task};
 use uml_core::user;
+use uml_core::vfs::anon::AnonInode;
 
-use super::{ADDR_LEN, Origin, Protocol, TABLE, multicast, sockets};
+use super::{ADDR_LEN, Origin, Protocol, Row, TABLE, multicast, sockets};
 use crate::socket::filter::Filter;
 use crate::socket::{Address, Control, Options, Received, RecvArgs, SendArgs, Shutdown, Socket};
 
@@ -65,6 +66,7 @@ pub struct NetlinkSocket {
     pub net: Arc<NetNs>,
     part: Arc<dyn Protocol>,
     options: Options,
+    ino: AtomicU64,
     wait: Arc<WaitQueue>,
     inner: Mutex<Inner>,
 }
@@ -113,9 +115,25 @@ impl NetlinkSocket {
             net,
             part,
             options: Options::default(),
+            ino: AtomicU64::new(0),
             wait: WaitQueue::shared(),
             inner: Mutex::new(Rank::SOCKET, Inner::default()),
         })
+    }
+
+    pub(super) fn row(&self) -> Row {
+        let i = self.inner.lock();
+        Row {
+            kind: self.kind,
+            protocol: self.protocol,
+            portid: i.portid,
+            to: i.to,
+            groups: i.groups,
+            ino: self.ino.load(Ordering::Relaxed),
+            used: i.bytes,
+            rcvbuf: self.options.rcvbuf.load(Ordering::Relaxed),
+            sndbuf: self.options.sndbuf.load(Ordering::Relaxed),
+        }
     }
 
     /// Its address: 0 until it is bound.
@@ -461,6 +479,10 @@ impl Socket for NetlinkSocket {
         let n = self.inner.lock().queue.front().map_or(0, |m| m.data.len() as i32);
         user::write_obj(&cx.task, arg, &n)?;
         Ok(0)
+    }
+
+    fn opened(&self, inode: &Arc<AnonInode>) {
+        self.ino.store(inode.ino(), Ordering::Relaxed);
     }
 
     fn close(&self) {

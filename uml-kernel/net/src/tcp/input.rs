@@ -61,6 +61,8 @@ impl Tcb {
         self.wl1 = self.rx.next - 1;
         self.wl2 = ack;
         if acks {
+            // The SYN counts, as with Linux.
+            self.stats.bytes_acked += ack - self.snd_una;
             self.snd_una = ack;
             self.established(now, out);
             self.must_ack();
