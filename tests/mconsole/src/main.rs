@@ -37,6 +37,7 @@ const ALL: &[(&str, Test)] = &[
     ("session-fd", sessions::on_fd),
     ("session-pts", sessions::on_pts),
     ("session-pty", sessions::on_pty),
+    ("session-tty", sessions::on_tty),
     ("session-port", sessions::on_port),
     ("session-xterm", sessions::in_xterm),
 ];

@@ -256,6 +256,43 @@ while True:
         os.write(1 if f == fd else fd, data)
 "#;
 
+/// A console on a terminal of the host that somebody else's program has open, by its name: all of a session, and the terminal
+/// as it was afterwards.
+pub fn on_tty(dir: &Path) -> Verdict {
+    if let Some(v) = missing(&["tmux", "vim.tiny", "setsid"]) {
+        return v;
+    }
+    let run = || -> Result<(), String> {
+        let named = dir.join("device");
+        let w = Window::open(dir, "tty", &format!("tty > {}; exec sleep 100000", named.display()))?;
+        let mut device = String::new();
+        let there = || {
+            device = std::fs::read_to_string(&named).unwrap_or_default().trim().to_owned();
+            Ok(!device.is_empty())
+        };
+        crate::keys::until(there, "the window has no terminal")?;
+        let modes = || -> Result<String, String> {
+            let out = Command::new("stty").args(["-a", "-F", &device]).output();
+            let out = out.map_err(|e| format!("stty: {e}"))?;
+            Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        };
+        let before = modes()?;
+        let mut m = start(dir, "tty", &[format!("con1=tty:{device}")])?;
+        session(&w)?;
+        if m.ok("config con1")? != format!("tty:{device}") {
+            return Err(format!("con1 is {}", m.ok("config con1")?));
+        }
+        m.ok("halt")?;
+        m.wait()?;
+        if modes()? == before {
+            Ok(())
+        } else {
+            Err("the terminal was left in another mode".into())
+        }
+    };
+    run().into()
+}
+
 /// A telnet client, leaving and coming back.
 pub fn on_port(dir: &Path) -> Verdict {
     if let Some(v) = missing(&["tmux", "vim.tiny", "setsid", "telnet"]) {

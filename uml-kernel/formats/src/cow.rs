@@ -28,7 +28,7 @@ pub use backing::{
 };
 pub use bitmap::CHUNK_LIMIT_DEFAULT;
 pub use create::{CreateError, absolutize, create, new_header, rewrite_header};
-pub use device::{Device, DeviceError, DeviceSpec, Note, Severity, open_device};
+pub use device::{Device, DeviceError, DeviceSpec, Note, SIZE_UNKNOWN, Severity, open_device};
 pub use header::{ByteOrder, Header, HeaderError, Layout, MAX_HEADER, Version, read_header};
 pub use image::{BitmapPolicy, Image, Run, Source};
 pub use merge::{ChangedRuns, Segment, Segments, changed_runs};

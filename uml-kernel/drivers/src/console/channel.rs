@@ -64,10 +64,11 @@ impl Transport for Stream {
     }
 }
 
-/// The master of a pseudo-terminal of the host.
-pub struct Master(pub Stream);
+/// A terminal that nobody tells us of a new size of: the master of a pseudo-terminal of the host, or a terminal by its name, which
+/// may be another session's.
+pub struct Silent(pub Stream);
 
-impl Transport for Master {
+impl Transport for Silent {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Stream::read(&self.0, buf)
     }

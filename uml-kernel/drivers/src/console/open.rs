@@ -13,7 +13,7 @@ use uml_host::reactor::Reactor;
 use uml_host::stream::{Direction, Stream};
 use uml_host::terminal::{self, RawMode};
 
-use crate::console::channel::{Channel, Master};
+use crate::console::channel::{Channel, Silent, Transport};
 use crate::console::line::HostLine;
 use crate::console::port::Ports;
 use crate::console::spec::ChannelSpec;
@@ -41,12 +41,18 @@ impl Opener<'_> {
             ChannelSpec::Fd(n) => {
                 let stream = Stream::inherited(*n, direction);
                 let stream = self.checked(stream, &format!("descriptor {n}"))?;
-                self.terminal(stream, spec.to_string()).map(Some)
+                let raw = self.raw_mode(&stream, spec)?;
+                Ok(Some(self.terminal(Box::new(stream), spec, raw)))
             }
             ChannelSpec::Tty(path) => {
                 let stream = Stream::open(Path::new(path), direction);
                 let stream = self.checked(stream, path)?;
-                self.terminal(stream, spec.to_string()).map(Some)
+                let raw = self.raw_mode(&stream, spec)?;
+                let transport: Box<dyn Transport> = match stream.is_tty() {
+                    true => Box::new(Silent(stream)),
+                    false => Box::new(stream),
+                };
+                Ok(Some(self.terminal(transport, spec, raw)))
             }
             ChannelSpec::Pts => {
                 let pty = pty::open_pts().map_err(|e| {
@@ -95,14 +101,20 @@ impl Opener<'_> {
         })
     }
 
-    fn terminal(&self, stream: Stream, label: String) -> Result<Arc<Channel>> {
-        let raw = if stream.is_tty() && self.raw {
-            let mode = RawMode::enter(&stream);
-            Some(self.checked(mode, &format!("{label}: raw mode"))?)
-        } else {
-            None
-        };
-        Ok(Channel::new(Box::new(stream), label, raw.is_some(), raw, self.reactor))
+    fn raw_mode(&self, stream: &Stream, spec: &ChannelSpec) -> Result<Option<RawMode>> {
+        if !stream.is_tty() || !self.raw {
+            return Ok(None);
+        }
+        self.checked(RawMode::enter(stream), &format!("{spec}: raw mode")).map(Some)
+    }
+
+    fn terminal(
+        &self,
+        transport: Box<dyn Transport>,
+        spec: &ChannelSpec,
+        raw: Option<RawMode>,
+    ) -> Arc<Channel> {
+        Channel::new(transport, spec.to_string(), raw.is_some(), raw, self.reactor)
     }
 
     fn pty(&self, pty: pty::HostPty, kind: &str) -> Result<Arc<Channel>> {
@@ -113,6 +125,6 @@ impl Opener<'_> {
         let stream = self.checked(Stream::from_fd(pty.into_master()), &device)?;
         pr_info!("{} assigned device '{device}'", self.title);
         let label = format!("{kind}:{device}");
-        Ok(Channel::new(Box::new(Master(stream)), label, self.raw, None, self.reactor))
+        Ok(Channel::new(Box::new(Silent(stream)), label, self.raw, None, self.reactor))
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes of host pseudo-terminals, whose changes nobody announces to the master.
+//! Sizes of host terminals, the masters of pseudo-terminals foremost, whose changes nobody announces to us.
 //!
 //! The host sends SIGWINCH to programs of the slave's session only. A helper in that session, as other terminals have, would take
 //! the slave from the program it is for. So the size is looked at, while and only while somebody has given the terminal one.

@@ -1,5 +1,6 @@
 //! All disks of a machine, and their configuration at run time.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -10,6 +11,7 @@ use uml_core::file::FileOps;
 use uml_core::kernel::Kernel;
 use uml_core::registry::{BlockDevice, BlockDriver, DeviceNode, NodeOpen, Opened};
 use uml_core::vfs::Dev;
+use uml_formats::cow::SIZE_UNKNOWN;
 
 use crate::console::ConfigError;
 use crate::ubd::disk::{Disk, MAJOR, MINORS, UbdDevice, letter};
@@ -60,8 +62,13 @@ impl Ubd {
             }
         }
         if !specs.iter().any(|s| s.unit == 0) {
-            let file = Some(DEFAULT_ROOT.to_owned());
-            specs.push(DiskSpec { file, ..DiskSpec::default() });
+            // Nobody asked for it by name: that it is missing takes one line, as in the stock kernel.
+            if Path::new(DEFAULT_ROOT).exists() {
+                let file = Some(DEFAULT_ROOT.to_owned());
+                specs.push(DiskSpec { file, ..DiskSpec::default() });
+            } else {
+                pr_err!("Failed to initialize ubd device 0 :{SIZE_UNKNOWN}");
+            }
         }
         specs.sort_by_key(|s| s.unit);
         for s in specs {

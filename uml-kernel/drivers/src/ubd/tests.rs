@@ -55,6 +55,15 @@ impl Machine {
     }
 }
 
+#[test]
+fn a_missing_default_root_takes_one_line() {
+    machine(&[]);
+    let log = uml_base::klog::snapshot();
+    let has = |text: &str| log.iter().any(|r| uml_base::klog::format(r).contains(text));
+    assert!(has("Failed to initialize ubd device 0 :Couldn't determine size of device's file"));
+    assert!(!has("root_fs"));
+}
+
 fn image(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let p = dir.path().join(name);
     fs::write(&p, bytes).expect("image");

@@ -12,6 +12,9 @@ use super::backing::{resolve_backing, stat_backing};
 use super::create::{create, rewrite_header};
 use super::header::{Header, HeaderError, read_header};
 use super::image::{BitmapPolicy, Image};
+
+/// What a disk is refused with whose file, or backing file, is missing.
+pub const SIZE_UNKNOWN: &str = "Couldn't determine size of device's file";
 use crate::host_lock::{LockError, LockKind, lock_file};
 use crate::store::Store;
 
@@ -203,7 +206,7 @@ impl Opening<'_> {
     fn size_unknown(&mut self, path: &Path, error: &io::Error) -> DeviceError {
         let errno = errno_of(error);
         self.error(format!("Couldn't stat \"{}\" : err = {errno}", path.display()));
-        DeviceError { errno, text: "Couldn't determine size of device's file".to_owned() }
+        DeviceError { errno, text: SIZE_UNKNOWN.to_owned() }
     }
 
     fn open_cow(&mut self, backing: &Path) -> Result<Device, DeviceError> {
