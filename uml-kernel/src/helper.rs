@@ -34,8 +34,13 @@ fn count_down(words: &[OsString]) -> ExitCode {
 }
 
 fn hand_over(path: Option<&Path>) -> ExitCode {
-    eprintln!("port-helper: {}", port_helper::run(path));
-    ExitCode::FAILURE
+    match port_helper::run(path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("port-helper: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The helper of a terminal that is not the kernel's own.

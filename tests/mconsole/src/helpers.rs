@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -32,12 +33,13 @@ while True:
     os.write(to, data)
 "#;
 
-/// A stock kernel; killed at the end.
+/// A stock kernel; killed at the end, with all its processes and the emulator that it started.
 struct Stock(Child);
 
 impl Drop for Stock {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let group = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.0.wait();
     }
 }
@@ -51,7 +53,8 @@ fn start(dir: &Path, options: &[String], environment: &[(&str, String)]) -> Resu
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::null())
+        .process_group(0);
     c.spawn().map(Stock).map_err(|e| format!("{c:?}: {e}"))
 }
 
@@ -66,9 +69,25 @@ fn in_a_terminal(dir: &Path, helper: &Path, emulator: &Path) -> Result<(), Strin
         ("TEST_HELPER", helper.display().to_string()),
         ("TEST_OUT", out.display().to_string()),
     ];
-    let _kernel = start(dir, &options, &environment)?;
+    let kernel = start(dir, &options, &environment)?;
     let shown = || Ok(fs::read_to_string(&out).is_ok_and(|t| t.contains(LAST)));
-    until(shown, "the stock kernel's messages do not arrive in its terminal")
+    until(shown, "the stock kernel's messages do not arrive in its terminal")?;
+    if !runs(helper)? {
+        return Err("the helper is not seen to run".into());
+    }
+    drop(kernel);
+    until(|| runs(helper).map(|r| !r), "the helper outlives its terminal")
+}
+
+/// Whether some process is the program `file` in its life as a helper.
+fn runs(file: &Path) -> Result<bool, String> {
+    use std::os::unix::ffi::OsStrExt;
+    let start = [file.as_os_str().as_bytes(), b"\0-uml-socket\0"].concat();
+    let processes = fs::read_dir("/proc").map_err(|e| format!("/proc: {e}"))?;
+    // One that ends meanwhile does not count.
+    Ok(processes
+        .flatten()
+        .any(|p| fs::read(p.path().join("cmdline")).is_ok_and(|words| words.starts_with(&start))))
 }
 
 fn on_a_port(dir: &Path, helper: &Path) -> Result<(), String> {

@@ -217,6 +217,19 @@ pub fn ignore_hangup() {
     let _ = unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) };
 }
 
+/// Waits until the other side of the terminal behind `fd` is gone: its window was closed, its connection broken.
+pub fn wait_for_hangup(fd: impl AsFd) -> io::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // A hang-up is reported without being asked for.
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            other => return other.map(|_| ()).map_err(io::Error::from),
+        }
+    }
+}
+
 /// True when the terminal behind `fd` echoes what is typed, as it does outside of raw mode.
 pub fn echoes(fd: impl AsFd) -> io::Result<bool> {
     use nix::sys::termios::LocalFlags;
@@ -243,6 +256,16 @@ mod tests {
         for bad in ["", "1:2:3", "x:1:2:3", "1:2:3:4:5"] {
             assert!(of_words(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_terminal_is_seen() {
+        let pair = pty::open_pts().expect("a host pty");
+        let slave = pair.open_slave().expect("slave");
+        let waiting = std::thread::spawn(move || wait_for_hangup(&slave));
+        assert!(!waiting.is_finished());
+        drop(pair);
+        waiting.join().expect("no panic").expect("hung up");
     }
 
     #[test]

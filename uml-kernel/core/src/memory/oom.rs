@@ -177,17 +177,32 @@ fn kill_within(kernel: &Arc<Kernel>, reason: &str, group: Option<&Arc<Cgroup>>) 
         .min_by_key(|(points, c)| (Reverse(*points), c.task.process.pid));
     let Some((_, victim)) = worst else { return false };
     report(kernel, &all, victim, group);
-    end(kernel, reason, victim);
-    if let Some(g) = killed_together(kernel, &victim.task.process, group) {
+    let together = killed_together(kernel, &victim.task.process, group);
+    let others: Vec<Candidate> = match &together {
+        Some(g) => candidates(kernel, Some(g))
+            .into_iter()
+            .filter(|c| {
+                c.adj != NEVER && c.task.process.pid != 1 && !Arc::ptr_eq(&c.mm, &victim.mm)
+            })
+            .collect(),
+        None => Vec::new(),
+    };
+    // Counted first: whoever is told of the end reads why (memory.events).
+    tell_end(kernel, reason, victim);
+    if let Some(g) = together {
         let path = String::from_utf8_lossy(&g.path()).into_owned();
         pr_info!("Tasks in {path} are going to be killed due to memory.oom.group set");
-        let others = candidates(kernel, Some(&g));
-        for c in others.iter().filter(|c| {
-            c.adj != NEVER && c.task.process.pid != 1 && !Arc::ptr_eq(&c.mm, &victim.mm)
-        }) {
-            end(kernel, reason, c);
-        }
+        others.iter().for_each(|c| tell_end(kernel, reason, c));
         limit::tell(kernel, &g, Event::OomGroupKill);
+    }
+    kernel.memory.victims.lock().last =
+        Some((Arc::downgrade(&victim.task.process), Instant::now()));
+    // The victim last: its parent shall not see its end and go on.
+    for c in others.iter().chain([victim]) {
+        // Whoever shares the memory (vfork(2), CLONE_VM) keeps it in place.
+        for p in sharers(kernel, &c.mm) {
+            kill_process(kernel, &p);
+        }
     }
     true
 }
@@ -211,8 +226,8 @@ fn killed_together(
     found
 }
 
-/// Kills one process and whoever shares its memory, and logs it.
-fn end(kernel: &Arc<Kernel>, reason: &str, victim: &Candidate) {
+/// Logs and counts one process that is killed.
+fn tell_end(kernel: &Kernel, reason: &str, victim: &Candidate) {
     let kb = |pages: u64| pages * (PAGE >> 10);
     pr_err!(
         "{reason}: Killed process {} ({}) total-vm:{}kB, anon-rss:{}kB, file-rss:{}kB, shmem-rss:{}kB, UID:{} pgtables:{}kB oom_score_adj:{}",
@@ -227,13 +242,7 @@ fn end(kernel: &Arc<Kernel>, reason: &str, victim: &Candidate) {
         victim.adj
     );
     kernel.memory.kills.fetch_add(1, Ordering::Relaxed);
-    kernel.memory.victims.lock().last =
-        Some((Arc::downgrade(&victim.task.process), Instant::now()));
     let group = kernel.cgroups.of(&victim.task.process);
-    // Whoever shares the memory (vfork(2), CLONE_VM) keeps it in place.
-    for p in sharers(kernel, &victim.mm) {
-        kill_process(kernel, &p);
-    }
     limit::tell(kernel, &group, Event::OomKill);
 }
 

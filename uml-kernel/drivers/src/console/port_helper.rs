@@ -16,17 +16,18 @@ pub const WORD: &str = "-uml-socket";
 /// The descriptor that a telnetd of a stock kernel leaves open for it.
 const INHERITED: i32 = 3;
 
-/// Sends descriptor 0 to the socket at `path`, or to the inherited one, and waits for the end. Returns with the reason why not.
-pub fn run(path: Option<&Path>) -> String {
+/// Sends descriptor 0 to the socket at `path`, or to the inherited one, and waits for the end: the kernel ends this process, or the
+/// terminal hangs up. Returns the reason when it cannot.
+pub fn run(path: Option<&Path>) -> Result<(), String> {
     let failed = |step: &'static str| move |e: io::Error| format!("{step}: {}", strerror(&e));
     let socket = match path {
         Some(path) => match connect(path) {
             Ok(s) => s,
-            Err(why) => return why,
+            Err(why) => return Err(why),
         },
         None => match stream::duplicate(INHERITED).map_err(failed("descriptor 3")) {
             Ok(fd) => UnixDatagram::from(fd),
-            Err(why) => return why,
+            Err(why) => return Err(why),
         },
     };
     // The terminal is given up by a session that ends with it.
@@ -39,12 +40,10 @@ pub fn run(path: Option<&Path>) -> String {
     }
     let pid = std::process::id() as i32;
     if let Err(e) = fdpass::send(&socket, &pid.to_ne_bytes(), io::stdin().as_fd()) {
-        return failed("sendmsg")(e);
+        return Err(failed("sendmsg")(e));
     }
-    // The kernel ends it.
-    loop {
-        std::thread::park();
-    }
+    // The kernel ends it; but a kernel that was killed does not.
+    terminal::wait_for_hangup(io::stdin().as_fd()).map_err(failed("poll"))
 }
 
 fn connect(path: &Path) -> Result<UnixDatagram, String> {
