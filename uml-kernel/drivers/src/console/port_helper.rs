@@ -21,14 +21,8 @@ const INHERITED: i32 = 3;
 pub fn run(path: Option<&Path>) -> Result<(), String> {
     let failed = |step: &'static str| move |e: io::Error| format!("{step}: {}", strerror(&e));
     let socket = match path {
-        Some(path) => match connect(path) {
-            Ok(s) => s,
-            Err(why) => return Err(why),
-        },
-        None => match stream::duplicate(INHERITED).map_err(failed("descriptor 3")) {
-            Ok(fd) => UnixDatagram::from(fd),
-            Err(why) => return Err(why),
-        },
+        Some(path) => connect(path)?,
+        None => stream::duplicate(INHERITED).map_err(failed("descriptor 3"))?.into(),
     };
     // The terminal is given up by a session that ends with it.
     terminal::ignore_hangup();
