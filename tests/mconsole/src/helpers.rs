@@ -33,21 +33,32 @@ while True:
     os.write(to, data)
 "#;
 
-/// A stock kernel; killed at the end, with all its processes and the emulator that it started.
-struct Stock(Child);
+/// A stock kernel; killed at the end, with the emulator that it started and all its processes, of which one has a session of its own.
+struct Stock {
+    kernel: Child,
+    /// The word of its command line that no other kernel has.
+    word: String,
+}
 
 impl Drop for Stock {
     fn drop(&mut self) {
-        let group = nix::unistd::Pid::from_raw(self.0.id() as i32);
-        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        let _ = self.0.wait();
+        use nix::sys::signal::{Signal, kill, killpg};
+        use nix::unistd::Pid;
+        let _ = killpg(Pid::from_raw(self.kernel.id() as i32), Signal::SIGKILL);
+        let _ = self.kernel.wait();
+        let own = format!("\0{}\0", self.word).into_bytes();
+        let is_own = |words: &[u8]| words.windows(own.len()).any(|w| w == own);
+        for pid in processes(is_own).unwrap_or_default() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 
 fn start(dir: &Path, options: &[String], environment: &[(&str, String)]) -> Result<Stock, String> {
+    let word = format!("uml_dir={}/", dir.join("uml").display());
     let mut c = Command::new(stock_61().ok_or("no stock UML 6.1")?);
     c.args(["mem=64M", "con=null", "ssl=null", "console=tty0", "root=/dev/ubda", "rootwait"])
-        .arg(format!("uml_dir={}/", dir.join("uml").display()))
+        .arg(&word)
         .args(options)
         .envs(environment.iter().map(|(k, v)| (*k, v)))
         .current_dir(dir)
@@ -55,7 +66,8 @@ fn start(dir: &Path, options: &[String], environment: &[(&str, String)]) -> Resu
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
-    c.spawn().map(Stock).map_err(|e| format!("{c:?}: {e}"))
+    let kernel = c.spawn().map_err(|e| format!("{c:?}: {e}"))?;
+    Ok(Stock { kernel, word })
 }
 
 /// What both consoles must show: the kernel's messages up to where this kernel waits for a disk.
@@ -83,11 +95,17 @@ fn in_a_terminal(dir: &Path, helper: &Path, emulator: &Path) -> Result<(), Strin
 fn runs(file: &Path) -> Result<bool, String> {
     use std::os::unix::ffi::OsStrExt;
     let start = [file.as_os_str().as_bytes(), b"\0-uml-socket\0"].concat();
-    let processes = fs::read_dir("/proc").map_err(|e| format!("/proc: {e}"))?;
-    // One that ends meanwhile does not count.
-    Ok(processes
+    Ok(!processes(|words| words.starts_with(&start))?.is_empty())
+}
+
+/// Processes whose command line, words ended by zeros, is `wanted`. One that ends meanwhile does not count.
+fn processes(wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<i32>, String> {
+    let all = fs::read_dir("/proc").map_err(|e| format!("/proc: {e}"))?;
+    Ok(all
         .flatten()
-        .any(|p| fs::read(p.path().join("cmdline")).is_ok_and(|words| words.starts_with(&start))))
+        .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|words| wanted(&words)))
+        .filter_map(|p| p.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
 fn on_a_port(dir: &Path, helper: &Path) -> Result<(), String> {
