@@ -1,10 +1,11 @@
 //! Guest disks under filesystems.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::registry::BlockDevice;
+use uml_core::kernel::Kernel;
+use uml_core::registry::{BlockDevice, BlockHolder};
 use uml_core::task::Task;
 use uml_core::vfs::walk::{self, DirFd};
 use uml_core::vfs::{Dev, perm};
@@ -49,4 +50,19 @@ pub(crate) fn device_number(task: &Task, source: &[u8]) -> Result<Dev> {
     }
     perm::check_nodev(&p)?;
     Ok(m.rdev)
+}
+
+/// Enters the filesystem on `dev` as its holder; what is returned takes it out again, at the unmount.
+pub(crate) fn hold(
+    kernel: &Arc<Kernel>,
+    dev: Dev,
+    holder: Weak<dyn BlockHolder>,
+) -> Box<dyn Fn() + Send + Sync> {
+    kernel.vfs.registry.hold_block(dev, holder);
+    let kernel = Arc::downgrade(kernel);
+    Box::new(move || {
+        if let Some(k) = kernel.upgrade() {
+            k.vfs.registry.release_block(dev);
+        }
+    })
 }

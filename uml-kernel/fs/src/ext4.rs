@@ -29,7 +29,7 @@ use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
 use uml_ext4::{Ext4, ROOT_INO};
 use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
 
-use crate::disk::{Disk, device_number};
+use crate::disk::{self, Disk, device_number};
 use gate::Gate;
 pub use inode::Ext4Inode;
 use options::DataMode;
@@ -375,13 +375,7 @@ impl FsType for Ext4Type {
         }
         self.mounted.lock().insert(dev, Arc::downgrade(&fs));
         let holder: Weak<Shared> = Arc::downgrade(&fs.shared);
-        kernel.vfs.registry.hold_block(dev, holder);
-        let weak = Arc::downgrade(&kernel);
-        let _ = fs.shared.on_unmount.set(Box::new(move || {
-            if let Some(k) = weak.upgrade() {
-                k.vfs.registry.release_block(dev);
-            }
-        }));
+        let _ = fs.shared.on_unmount.set(disk::hold(&kernel, dev, holder));
         Ok(fs)
     }
 }

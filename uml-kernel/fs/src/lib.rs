@@ -11,6 +11,7 @@
 //! Lock order: overlay's locks (rank STACKED) before those of the layers (INODE, SUPER).
 #![forbid(unsafe_code)]
 
+pub(crate) mod cached;
 pub mod devices;
 pub mod devtmpfs;
 pub(crate) mod disk;

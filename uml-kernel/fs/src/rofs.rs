@@ -23,7 +23,7 @@ use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
 use uml_pagecache::{Pool, Volume, VolumeOps};
 use uml_rofs::{Iso9660, Refusal, Squashfs, Tree, Vfat};
 
-use crate::disk::{Disk, device_number};
+use crate::disk::{self, Disk, device_number};
 use inode::RoInode;
 
 /// The formats.
@@ -283,13 +283,7 @@ impl FsType for RoFsType {
         }
         self.mounted.lock().insert(dev, Arc::downgrade(&fs));
         let holder: Weak<Shared> = Arc::downgrade(&fs.shared);
-        kernel.vfs.registry.hold_block(dev, holder);
-        let weak = Arc::downgrade(&kernel);
-        let _ = fs.shared.on_unmount.set(Box::new(move || {
-            if let Some(k) = weak.upgrade() {
-                k.vfs.registry.release_block(dev);
-            }
-        }));
+        let _ = fs.shared.on_unmount.set(disk::hold(&kernel, dev, holder));
         Ok(fs)
     }
 }

@@ -102,7 +102,8 @@ impl Default for Limited {
 }
 
 impl Limited {
-    fn groups(&self) -> Vec<Arc<Cgroup>> {
+    /// All of them; those that lost their limit or were removed are forgotten.
+    pub(super) fn groups(&self) -> Vec<Arc<Cgroup>> {
         let mut list = self.0.lock();
         list.retain(|g| g.upgrade().is_some_and(|g| !g.is_removed() && g.memory.max().is_some()));
         list.iter().filter_map(Weak::upgrade).collect()
@@ -140,14 +141,13 @@ pub(super) fn members(kernel: &Kernel, group: &Arc<Cgroup>) -> Vec<(Arc<Task>, A
     all
 }
 
-/// The lowest limit of all groups: while programs cannot touch as much as that, no group needs to be watched.
-pub(super) fn lowest(kernel: &Kernel) -> u64 {
-    kernel.memory.limited.groups().iter().filter_map(|g| g.memory.max()).min().unwrap_or(u64::MAX)
+/// The lowest limit of `groups`: while programs cannot touch as much as that, none of them needs to be watched.
+pub(super) fn lowest(groups: &[Arc<Cgroup>]) -> u64 {
+    groups.iter().filter_map(|g| g.memory.max()).min().unwrap_or(u64::MAX)
 }
 
-/// Looks at every group that has a limit and acts on what it finds. The least that any of them has left, in bytes.
-pub(super) fn check(kernel: &Arc<Kernel>) -> u64 {
-    let groups = kernel.memory.limited.groups();
+/// Looks at `groups` and acts on what it finds. The least that any of them has left, in bytes.
+pub(super) fn check(kernel: &Arc<Kernel>, groups: &[Arc<Cgroup>]) -> u64 {
     if groups.is_empty() {
         return u64::MAX;
     }

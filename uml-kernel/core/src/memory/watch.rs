@@ -84,11 +84,12 @@ fn check(kernel: &Arc<Kernel>) -> Option<Duration> {
     let total = kernel.mem_bytes.saturating_sub(kernel.memory.taken());
     let cached = kernel.memory.cached().cached;
     let enough = total.saturating_sub(cached);
-    QUIET_BELOW.store(enough.min(limit::lowest(kernel)), Ordering::Relaxed);
+    let limited = kernel.memory.limited.groups();
+    QUIET_BELOW.store(enough.min(limit::lowest(&limited)), Ordering::Relaxed);
     if is_quiet(kernel) {
         return None;
     }
-    let mut free = limit::check(kernel);
+    let mut free = limit::check(kernel, &limited);
     if uml_mm::commit::touchable() > enough {
         let mut used = anonymous_bound(kernel).saturating_add(cached);
         if used > total {

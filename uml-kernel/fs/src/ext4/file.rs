@@ -16,6 +16,7 @@ use uml_ext4::FallocateMode;
 use uml_mm::Mappable;
 use uml_pagecache::{Change, Readahead};
 
+use crate::cached;
 use crate::ext4::inode::Ext4Inode;
 use crate::ext4::{ioctl, options::DataMode};
 use crate::mapping::FileMapping;
@@ -77,14 +78,7 @@ impl FileOps for Ext4File {
             }
             return transfer::read_into(off, dst, |off, buf| data.read_direct(off, buf));
         }
-        transfer::read_through(
-            off,
-            dst,
-            |off, len, dst| {
-                data.read_view(off, len, &self.ahead, |view, n| dst.put_view(view, off, n))
-            },
-            |off, buf| data.read(off, buf, &self.ahead),
-        )
+        cached::read(data, &self.ahead, off, dst)
     }
 
     fn write(&self, io: &Io<'_>, off: &mut u64, src: &mut dyn Source) -> Result<usize> {
@@ -181,17 +175,7 @@ impl FileOps for Ext4File {
 
     fn advise(&self, off: u64, len: u64, advice: Advice) -> Result<()> {
         let data = self.inode.data()?;
-        match advice {
-            Advice::Normal | Advice::Sequential => self.ahead.set_random(false),
-            Advice::Random => self.ahead.set_random(true),
-            Advice::WillNeed => data.read_ahead(off, len),
-            Advice::DontNeed => {
-                // As Linux: changed pages are written, clean ones go.
-                let _ = data.write_back_range(off, if len == 0 { u64::MAX } else { len });
-                data.drop_cached(off, len);
-            }
-            Advice::NoReuse => {}
-        }
+        cached::advise(data, &self.ahead, off, len, advice);
         Ok(())
     }
 

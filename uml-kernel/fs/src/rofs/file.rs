@@ -11,9 +11,9 @@ use uml_core::task::Task;
 use uml_mm::Mappable;
 use uml_pagecache::Readahead;
 
+use crate::cached;
 use crate::mapping::FileMapping;
 use crate::rofs::inode::RoInode;
-use crate::transfer;
 
 pub(crate) struct RoFile {
     inode: Arc<RoInode>,
@@ -29,14 +29,7 @@ impl RoFile {
 impl FileOps for RoFile {
     fn read(&self, _: &Io<'_>, off: &mut u64, dst: &mut dyn Sink) -> Result<usize> {
         let data = self.inode.data()?;
-        transfer::read_through(
-            off,
-            dst,
-            |off, len, dst| {
-                data.read_view(off, len, &self.ahead, |view, n| dst.put_view(view, off, n))
-            },
-            |off, buf| data.read(off, buf, &self.ahead),
-        )
+        cached::read(data, &self.ahead, off, dst)
     }
 
     fn write(&self, _: &Io<'_>, _: &mut u64, _: &mut dyn Source) -> Result<usize> {
@@ -66,13 +59,7 @@ impl FileOps for RoFile {
 
     fn advise(&self, off: u64, len: u64, advice: Advice) -> Result<()> {
         let data = self.inode.data()?;
-        match advice {
-            Advice::Normal | Advice::Sequential => self.ahead.set_random(false),
-            Advice::Random => self.ahead.set_random(true),
-            Advice::WillNeed => data.read_ahead(off, len),
-            Advice::DontNeed => data.drop_cached(off, len),
-            Advice::NoReuse => {}
-        }
+        cached::advise(data, &self.ahead, off, len, advice);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `cgroup.*`.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use uml_abi::Result;
@@ -63,12 +64,18 @@ fn store_control(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
     s.control.kernel()?.cgroups.control(&s.group, enable, disable)
 }
 
-fn show_limit(cell: &AtomicI64, out: &mut Text) -> Result<()> {
-    match cell.load(Ordering::Relaxed) {
-        n if n < 0 => writeln!(out, "max"),
-        n => writeln!(out, "{n}"),
+/// A limit, or `max` where there is none.
+pub fn show_limit(limit: Option<impl Display>, out: &mut Text) -> Result<()> {
+    match limit {
+        Some(n) => writeln!(out, "{n}"),
+        None => writeln!(out, "max"),
     }
     Ok(())
+}
+
+/// A limit of groups below; negative for none.
+fn show_cell(cell: &AtomicI64, out: &mut Text) -> Result<()> {
+    show_limit(Some(cell.load(Ordering::Relaxed)).filter(|n| *n >= 0), out)
 }
 
 /// A number or `max`; `EINVAL` for what is neither, `ERANGE` below zero.
@@ -85,7 +92,7 @@ pub fn parse_limit(data: &[u8]) -> Result<Option<i64>> {
 }
 
 fn show_depth(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    show_limit(&s.group.max_depth, out)
+    show_cell(&s.group.max_depth, out)
 }
 
 fn store_depth(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
@@ -94,7 +101,7 @@ fn store_depth(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
 }
 
 fn show_descendants(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    show_limit(&s.group.max_descendants, out)
+    show_cell(&s.group.max_descendants, out)
 }
 
 fn store_descendants(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {

@@ -12,6 +12,7 @@ use uml_core::task::Task;
 use uml_host::procinfo::Fields;
 
 use super::Subject;
+use super::core_files::show_limit;
 use super::dir::watched;
 use crate::synth::{Regular, Row, Seen, Spec, Text, TextFile, WatchedText, parse_u64, words};
 
@@ -63,11 +64,7 @@ fn show_current(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
 }
 
 fn show_max(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    match s.group.memory.max() {
-        Some(n) => writeln!(out, "{n}"),
-        None => writeln!(out, "max"),
-    }
-    Ok(())
+    show_limit(s.group.memory.max(), out)
 }
 
 fn store_max(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {

@@ -4,7 +4,7 @@ use uml_abi::Result;
 use uml_core::task::Task;
 
 use super::Subject;
-use super::core_files::parse_limit;
+use super::core_files::{parse_limit, show_limit};
 use crate::synth::{Row, Text};
 
 pub static ROWS: &[Row<Subject>] = &[
@@ -24,11 +24,7 @@ pub static ROWS: &[Row<Subject>] = &[
 ];
 
 fn show_max(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    match s.group.pids.max() {
-        Some(n) => writeln!(out, "{n}"),
-        None => writeln!(out, "max"),
-    }
-    Ok(())
+    show_limit(s.group.pids.max(), out)
 }
 
 fn store_max(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
