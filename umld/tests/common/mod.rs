@@ -83,6 +83,8 @@ impl World {
             "NOTIFY_SOCKET",
             "JOURNAL_STREAM",
             "INVOCATION_ID",
+            // The shell of `run`: /bin/sh, whoever runs the tests.
+            "SHELL",
         ] {
             c.env_remove(v);
         }
@@ -95,9 +97,15 @@ impl World {
 
     /// With text on standard input.
     pub fn run_with(&self, args: &[&str], input: &str) -> Done {
-        use std::io::Write;
         let mut c = self.umld();
-        c.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        c.args(args);
+        Self::feed(c, input)
+    }
+
+    /// A prepared command with text on standard input.
+    pub fn feed(mut c: Command, input: &str) -> Done {
+        use std::io::Write;
+        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = c.spawn().expect("umld");
         child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("write");
         child.wait_with_output().expect("umld").into()
