@@ -83,6 +83,7 @@ fn main() -> ExitCode {
     };
     case("programs", false, &["sfdisk", "lsblk", "blkid"], &broken_hosts::programs);
     case("mounted", false, &["tune2fs", "chattr"], &broken_hosts::mounted);
+    case("resized", false, &["resize2fs", "tune2fs"], &broken_hosts::resized);
     case("full-disk", true, &[], &|d| broken_hosts::full_disk(d, false));
     case("full-disk-cow", true, &[], &|d| broken_hosts::full_disk(d, true));
     case("truncated-backing", false, &[], &broken_hosts::truncated_backing);

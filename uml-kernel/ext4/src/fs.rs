@@ -93,9 +93,10 @@ pub struct Ext4 {
     inode_locks: Vec<RwLock<()>>,
     pub(crate) replay: ReplayReport,
     pub(crate) max_running: usize,
-    pub(crate) overhead: u64,
     /// Holds the replayed journal of a read-only mount.
     pub(crate) overlay: Option<Arc<OverlayStore>>,
+    /// Held while the filesystem grows.
+    pub(crate) resizing: Mutex<()>,
     /// Some group descriptor is damaged: reading only.
     pub(crate) bad_groups: bool,
     /// The mount itself is read-only (not merely stopped by errors).
@@ -114,8 +115,6 @@ impl Ext4 {
         let by_memory = (opts.dirty_bytes / core.lay.bs()).max(64);
         let max_running =
             journal.as_ref().map_or(by_memory, |j| j.max_transaction().min(by_memory));
-        let mut overhead: u64 = core.system.iter().map(|(s, e)| e - s).sum();
-        overhead += core.lay.first_data_block;
         let now = (opts.clock)();
         let seed = crate::crc::crc32c(now.nsec ^ now.sec as u32, &core.lay.uuid);
         let mounted_ro = opts.read_only;
@@ -128,8 +127,8 @@ impl Ext4 {
             inode_locks: (0..INODE_LOCKS).map(|_| RwLock::new(())).collect(),
             replay,
             max_running,
-            overhead,
             overlay,
+            resizing: Mutex::new(()),
             bad_groups: false,
             mounted_ro: AtomicBool::new(mounted_ro),
         }

@@ -2,7 +2,7 @@
 
 use uml_abi::Result;
 
-use crate::bytes::{rd16, rd32, wr16};
+use crate::bytes::{rd16, rd32, wr16, wr32};
 use crate::cache::{Buf, Checked};
 use crate::crc::{crc16, crc32c};
 use crate::error::{EFSBADCRC, EFSCORRUPTED};
@@ -13,6 +13,9 @@ use crate::meta::MetaRead;
 pub(crate) const INODE_UNINIT: u16 = 1;
 /// The block bitmap was never written.
 pub(crate) const BLOCK_UNINIT: u16 = 2;
+
+/// The inode table of the group is zeroed where it is not used.
+pub(crate) const INODE_ZEROED: u16 = 4;
 
 /// A group descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,33 @@ impl GroupDesc {
             flags: rd16(d, 0x12),
             block_bitmap_csum: u32::from(rd16(d, 0x18)) | hi16(0x38),
             inode_bitmap_csum: u32::from(rd16(d, 0x1a)) | hi16(0x3a),
+        }
+    }
+
+    /// A descriptor of a new group.
+    pub(crate) fn at(block_bitmap: u64, inode_bitmap: u64, inode_table: u64) -> GroupDesc {
+        GroupDesc {
+            block_bitmap,
+            inode_bitmap,
+            inode_table,
+            free_blocks: 0,
+            free_inodes: 0,
+            used_dirs: 0,
+            itable_unused: 0,
+            flags: 0,
+            block_bitmap_csum: 0,
+            inode_bitmap_csum: 0,
+        }
+    }
+
+    /// Writes the places of a new group into the raw descriptor.
+    pub(crate) fn encode_places(&self, lay: &Layout, d: &mut [u8]) {
+        let parts = [self.block_bitmap, self.inode_bitmap, self.inode_table];
+        for (i, at) in parts.into_iter().enumerate() {
+            wr32(d, i * 4, at as u32);
+            if lay.desc_size >= 64 {
+                wr32(d, 0x20 + i * 4, (at >> 32) as u32);
+            }
         }
     }
 
@@ -127,7 +157,7 @@ pub(crate) fn desc_csum(lay: &Layout, g: u32, d: &[u8]) -> u16 {
 /// Reads the descriptor of group `g`.
 pub(crate) fn read_desc(src: &dyn MetaRead, g: u32) -> Result<GroupDesc> {
     let lay = src.lay();
-    if g >= lay.groups {
+    if g >= lay.groups() {
         return Err(src.damage(EFSCORRUPTED, "group number out of range", 0, 0));
     }
     let (block, off) = lay.desc_place(g);
@@ -138,7 +168,7 @@ pub(crate) fn read_desc(src: &dyn MetaRead, g: u32) -> Result<GroupDesc> {
 /// Checks one descriptor's checksum and that its parts lie inside the device.
 pub(crate) fn check_desc(lay: &Layout, g: u32, raw: &[u8]) -> Result<GroupDesc, String> {
     let d = GroupDesc::parse(lay, raw);
-    let end = lay.blocks_count;
+    let end = lay.blocks_count();
     let flex = lay.flex_size > 1 || lay.features.incompat(crate::features::incompat::FLEX_BG);
     let (lo, hi) = if flex {
         (lay.first_data_block, end)
@@ -222,7 +252,7 @@ fn fresh_block_bitmap(src: &dyn MetaRead, g: u32) -> Result<Vec<u8>> {
     // With flex_bg other groups' bitmaps and tables may live here.
     let flex = lay.flex_size.max(1);
     let lo = g - g % flex;
-    let near = lo..lo.saturating_add(flex).min(lay.groups);
+    let near = lo..lo.saturating_add(flex).min(lay.groups());
     let mut mark = |b: u64, count: u64| {
         for b in b..b.saturating_add(count) {
             match lay.group_of(b) {

@@ -1,5 +1,8 @@
 //! The fixed geometry of a filesystem, read from the superblock once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
 use uml_abi::Result;
 
 use crate::bytes::{rd8, rd16, rd32, rd64};
@@ -14,21 +17,28 @@ pub(crate) const SB_OFFSET: u64 = 1024;
 pub(crate) const SB_SIZE: usize = 1024;
 const MAGIC: u16 = 0xef53;
 
-/// Geometry and constants that never change while mounted.
+/// What online resizing changes; all copies of a [`Layout`] share it. Changed
+/// under the exclusive state lock, so that whoever holds the lock sees one size.
+#[derive(Debug)]
+struct Size {
+    blocks: AtomicU64,
+    groups: AtomicU32,
+    inodes: AtomicU32,
+    reserved_gdt: AtomicU16,
+}
+
+/// Geometry and constants; while mounted only the size changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) block_size: u32,
     pub(crate) block_bits: u32,
-    pub(crate) blocks_count: u64,
+    size: Arc<Size>,
     pub(crate) first_data_block: u64,
     pub(crate) blocks_per_group: u32,
     pub(crate) inodes_per_group: u32,
-    pub(crate) inodes_count: u32,
-    pub(crate) groups: u32,
     pub(crate) inode_size: u16,
     pub(crate) desc_size: u16,
     pub(crate) first_ino: u32,
-    pub(crate) reserved_gdt: u16,
     pub(crate) first_meta_bg: u32,
     pub(crate) flex_size: u32,
     pub(crate) backup_bgs: [u32; 2],
@@ -180,16 +190,18 @@ impl Layout {
         Ok(Layout {
             block_size,
             block_bits,
-            blocks_count,
+            size: Arc::new(Size {
+                blocks: AtomicU64::new(blocks_count),
+                groups: AtomicU32::new(groups),
+                inodes: AtomicU32::new(inodes_count),
+                reserved_gdt: AtomicU16::new(reserved_gdt),
+            }),
             first_data_block,
             blocks_per_group,
             inodes_per_group,
-            inodes_count,
-            groups,
             inode_size,
             desc_size,
             first_ino,
-            reserved_gdt,
             first_meta_bg: rd32(sb, 0x104),
             flex_size,
             backup_bgs: [rd32(sb, 0x24c), rd32(sb, 0x250)],
@@ -209,6 +221,34 @@ impl Layout {
             default_mount_opts: rd32(sb, 0x100),
             errors: rd16(sb, 0x3c),
         })
+    }
+
+    /// Blocks of the filesystem.
+    pub(crate) fn blocks_count(&self) -> u64 {
+        self.size.blocks.load(Ordering::Acquire)
+    }
+
+    /// Block groups.
+    pub(crate) fn groups(&self) -> u32 {
+        self.size.groups.load(Ordering::Acquire)
+    }
+
+    /// Inodes, used and free.
+    pub(crate) fn inodes_count(&self) -> u32 {
+        self.size.inodes.load(Ordering::Acquire)
+    }
+
+    /// Descriptor blocks kept for growth (`resize_inode`).
+    pub(crate) fn reserved_gdt(&self) -> u16 {
+        self.size.reserved_gdt.load(Ordering::Acquire)
+    }
+
+    /// Makes a new size known; the caller holds the state exclusively.
+    pub(crate) fn set_size(&self, blocks: u64, groups: u32, reserved_gdt: u16) {
+        self.size.blocks.store(blocks, Ordering::Release);
+        self.size.groups.store(groups, Ordering::Release);
+        self.size.inodes.store(groups * self.inodes_per_group, Ordering::Release);
+        self.size.reserved_gdt.store(reserved_gdt, Ordering::Release);
     }
 
     pub(crate) fn bs(&self) -> usize {
@@ -241,13 +281,13 @@ impl Layout {
 
     /// Number of blocks in group `g` (the last group may be short).
     pub(crate) fn group_blocks(&self, g: u32) -> u32 {
-        let left = self.blocks_count.saturating_sub(self.group_first(g));
+        let left = self.blocks_count().saturating_sub(self.group_first(g));
         left.min(u64::from(self.blocks_per_group)) as u32
     }
 
     /// Group and bit of a block, when it is inside the filesystem.
     pub(crate) fn group_of(&self, block: u64) -> Option<(u32, u32)> {
-        if block < self.first_data_block || block >= self.blocks_count {
+        if block < self.first_data_block || block >= self.blocks_count() {
             return None;
         }
         let rel = block - self.first_data_block;
@@ -257,7 +297,7 @@ impl Layout {
 
     /// Group and index of an inode number, when it exists.
     pub(crate) fn ino_place(&self, ino: u32) -> Option<(u32, u32)> {
-        if ino == 0 || ino > self.inodes_count {
+        if ino == 0 || ino > self.inodes_count() {
             return None;
         }
         Some(((ino - 1) / self.inodes_per_group, (ino - 1) % self.inodes_per_group))
@@ -275,7 +315,7 @@ impl Layout {
 
     /// Descriptor blocks of the whole filesystem.
     pub(crate) fn desc_blocks(&self) -> u32 {
-        self.groups.div_ceil(self.descs_per_block())
+        self.groups().div_ceil(self.descs_per_block())
     }
 
     /// Whether group `g` holds a superblock copy.
@@ -299,7 +339,7 @@ impl Layout {
         g % 2 == 1 && (power(3) || power(5) || power(7))
     }
 
-    fn meta_bg_at(&self, desc_block: u32) -> bool {
+    pub(crate) fn meta_bg_at(&self, desc_block: u32) -> bool {
         self.features.incompat(incompat::META_BG) && desc_block >= self.first_meta_bg
     }
 
@@ -317,7 +357,7 @@ impl Layout {
             } else {
                 all
             };
-            old + u32::from(self.reserved_gdt)
+            old + u32::from(self.reserved_gdt())
         } else {
             0
         }

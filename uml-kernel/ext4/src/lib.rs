@@ -61,6 +61,7 @@ pub use ops::attr::{Attr, Info, Statfs};
 pub use ops::create::NewInode;
 pub use ops::fallocate::FallocateMode;
 pub use ops::rename::RenameMode;
+pub use ops::resize::NewGroup;
 pub use ops::truncate::SetAttr;
 pub use ops::unlink::Unlinked;
 pub use ops::xattrs::XattrMode;

@@ -5,8 +5,8 @@
 //! yet written home), the [`Cache`], the store.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use uml_abi::{Errno, Result};
 
@@ -50,15 +50,15 @@ pub(crate) trait MetaRead {
     }
 }
 
-/// Parts that do not change while mounted (or lock themselves).
+/// Parts that do not change while mounted, or lock themselves.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn BlockStore>,
     pub(crate) lay: Layout,
     pub(crate) cache: Cache,
     pub(crate) errors: ErrorSink,
     /// Blocks no file may own: descriptors, bitmaps, inode tables, the
-    /// journal; sorted, disjoint `(start, end)`.
-    pub(crate) system: Vec<(u64, u64)>,
+    /// journal; sorted, disjoint `(start, end)`. Grows with the filesystem.
+    pub(crate) system: RwLock<Vec<(u64, u64)>>,
     /// Blocks only privileged users get; tune2fs changes it while mounted.
     pub(crate) kept_blocks: AtomicU64,
 }
@@ -83,14 +83,29 @@ impl Core {
 
     pub(crate) fn file_blocks_ok(&self, ino: u32, start: u64, len: u64) -> bool {
         let Some(end) = start.checked_add(len) else { return false };
-        if start <= self.lay.first_data_block || end > self.lay.blocks_count || len == 0 {
+        if start <= self.lay.first_data_block || end > self.lay.blocks_count() || len == 0 {
             return false;
         }
         if ino == self.lay.journal_inum {
             return true;
         }
-        let i = self.system.partition_point(|&(_, e)| e <= start);
-        self.system.get(i).is_none_or(|&(s, _)| s >= end)
+        let system = self.system.read().unwrap_or_else(|e| e.into_inner());
+        let i = system.partition_point(|&(_, e)| e <= start);
+        system.get(i).is_none_or(|&(s, _)| s >= end)
+    }
+
+    /// Blocks that are no file's: what statfs(2) leaves out of the size.
+    pub(crate) fn overhead(&self) -> u64 {
+        let system = self.system.read().unwrap_or_else(|e| e.into_inner());
+        system.iter().map(|(s, e)| e - s).sum::<u64>() + self.lay.first_data_block
+    }
+
+    /// Adds blocks that no file may own.
+    pub(crate) fn add_system(&self, more: &[(u64, u64)]) {
+        let mut system = self.system.write().unwrap_or_else(|e| e.into_inner());
+        let mut parts = std::mem::take(&mut *system);
+        parts.extend(more.iter().filter(|(s, e)| s < e));
+        *system = system_zone(parts);
     }
 }
 
@@ -194,7 +209,7 @@ pub(crate) fn fetch(core: &Core, st: &State, nr: u64) -> Result<Buf> {
     if let Some(b) = core.cache.get(nr) {
         return Ok(b);
     }
-    if nr >= core.lay.blocks_count {
+    if nr >= core.lay.blocks_count() {
         return Err(core.errors.report(EFSCORRUPTED, "metadata block outside the device", 0, nr));
     }
     let b = Arc::new(Block::new(core.read_raw(nr)?));
@@ -205,7 +220,7 @@ pub(crate) fn fetch(core: &Core, st: &State, nr: u64) -> Result<Buf> {
 /// See [`MetaRead::read_ahead`].
 pub(crate) fn fetch_ahead(core: &Core, st: &State, wanted: u64, first: u64, end: u64) {
     let known = |nr: u64| st.dirty.contains_key(&nr) || core.cache.contains(nr);
-    if end <= first + 1 || end > core.lay.blocks_count || known(wanted) {
+    if end <= first + 1 || end > core.lay.blocks_count() || known(wanted) {
         return;
     }
     let bs = core.lay.bs();

@@ -1,7 +1,7 @@
 //! Mounting: checks, journal replay, orphans.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
 
 use uml_abi::Result;
 
@@ -35,7 +35,7 @@ fn new_core(store: Arc<dyn BlockStore>, lay: Layout, opts: &Options, read_only: 
         lay,
         cache: Cache::new(opts.cache_bytes),
         errors: ErrorSink::new(policy, opts.on_error.clone(), read_only),
-        system: Vec::new(),
+        system: RwLock::new(Vec::new()),
         kept_blocks,
     }
 }
@@ -76,7 +76,9 @@ impl Ext4 {
             let mut j = Journal::load(&core, &View { core: &core, st: &st }, opts.barrier)?;
             // A log with contents counts as dirty whatever the flag says.
             if j.start() != 0 || (dirty && j.has_fast_commit()) {
-                let count = core.lay.blocks_count;
+                // The log may hold the growth of the filesystem itself, so what
+                // bounds the blocks in it is the device.
+                let count = store.size() >> core.lay.block_bits;
                 let target: Arc<dyn BlockStore> = if read_only {
                     let o = Arc::new(OverlayStore::new(store.clone(), core.lay.bs()));
                     overlay = Some(o.clone());
@@ -100,7 +102,7 @@ impl Ext4 {
             journal = Some(j);
         }
         let (system, bad_groups) = check_groups(&core, journal.as_ref(), read_only)?;
-        core.system = system;
+        core.system = RwLock::new(system);
         if !read_only {
             if let Some(j) = &mut journal {
                 if fast.is_empty() {
@@ -159,7 +161,7 @@ fn check_groups(
     let mut bad = false;
     let mut at = None;
     let mut raw = Vec::new();
-    for g in 0..lay.groups {
+    for g in 0..lay.groups() {
         let (block, off) = lay.desc_place(g);
         if at != Some(block) {
             raw = core.read_raw(block)?;
@@ -183,7 +185,7 @@ fn check_groups(
         let base = u64::from(lay.has_super(g)) + u64::from(lay.gdt_blocks_in(g));
         if base > 0 {
             let first = lay.group_first(g);
-            zones.push((first, (first + base).min(lay.blocks_count)));
+            zones.push((first, (first + base).min(lay.blocks_count())));
         }
     }
     zones.retain(|(s, e)| s < e);

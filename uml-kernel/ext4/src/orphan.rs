@@ -36,7 +36,7 @@ pub(crate) fn remove(tx: &mut Txn<'_>, inode: &mut Inode) -> Result<()> {
         return Ok(());
     }
     let mut at = head;
-    let mut left = tx.lay().inodes_count;
+    let mut left = tx.lay().inodes_count();
     while at != 0 && left > 0 {
         let mut prev = Inode::read(tx, at)?;
         if prev.dtime == inode.ino {
@@ -55,7 +55,7 @@ pub(crate) fn remove(tx: &mut Txn<'_>, inode: &mut Inode) -> Result<()> {
 impl Ext4 {
     /// Finishes deletions and truncations that a crash interrupted.
     pub(crate) fn process_orphans(&self) -> Result<(), MountError> {
-        for _ in 0..=self.core.lay.inodes_count {
+        for _ in 0..=self.core.lay.inodes_count() {
             let head = self.view(|v| Ok(crate::txn::read_counts(v)?.last_orphan))?;
             if head == 0 {
                 break;

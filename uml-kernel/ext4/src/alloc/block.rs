@@ -76,8 +76,8 @@ impl Txn<'_> {
             }
         }
         let mut best: Option<(u32, Run)> = None;
-        for i in 0..=lay.groups {
-            let g = (g0 + i) % lay.groups;
+        for i in 0..=lay.groups() {
+            let g = (g0 + i) % lay.groups();
             if i >= FULL_SEARCH {
                 if let Some(found) = best.filter(|(_, r)| r.len >= want.div_ceil(4)) {
                     return Ok(found);
@@ -202,6 +202,11 @@ impl Txn<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// Makes blocks at the end of the last group part of the filesystem.
+    pub(crate) fn free_bits(&mut self, g: u32, bit: u32, len: u32) -> Result<()> {
+        self.change_bits(g, bit, len, false)
     }
 
     fn change_bits(&mut self, g: u32, bit: u32, len: u32, used: bool) -> Result<()> {

@@ -16,8 +16,8 @@ pub(crate) fn new_inode(tx: &mut Txn<'_>, parent: u32, mode: u16) -> Result<Inod
     let dir = mode & S_IFMT == S_IFDIR;
     let lay = tx.lay().clone();
     let first = if dir { dir_group(tx, parent)? } else { file_group(tx, parent)? };
-    for i in 0..lay.groups {
-        let g = (first + i) % lay.groups;
+    for i in 0..lay.groups() {
+        let g = (first + i) % lay.groups();
         if let Some(idx) = free_index(tx, g)? {
             return claim(tx, g, idx, mode);
         }
@@ -41,17 +41,17 @@ fn file_group(tx: &Txn<'_>, parent: u32) -> Result<u32> {
     if usable(home)? {
         return Ok(home);
     }
-    let mut g = (home + parent % lay.groups) % lay.groups;
+    let mut g = (home + parent % lay.groups()) % lay.groups();
     let mut step = 1u32;
-    while step < lay.groups {
-        g = (g + step) % lay.groups;
+    while step < lay.groups() {
+        g = (g + step) % lay.groups();
         if usable(g)? {
             return Ok(g);
         }
         step <<= 1;
     }
-    for i in 0..lay.groups {
-        let g = (home + i) % lay.groups;
+    for i in 0..lay.groups() {
+        let g = (home + i) % lay.groups();
         if usable(g)? {
             return Ok(g);
         }
@@ -65,14 +65,14 @@ fn dir_group(tx: &mut Txn<'_>, parent: u32) -> Result<u32> {
     let lay = tx.lay().clone();
     let home = parent_group(&lay, parent);
     let counts = tx.counts()?;
-    let avg_inodes = counts.free_inodes / lay.groups;
-    let avg_blocks = (counts.free_blocks / u64::from(lay.groups)) as u32;
+    let avg_inodes = counts.free_inodes / lay.groups();
+    let avg_blocks = (counts.free_blocks / u64::from(lay.groups())) as u32;
     let top = parent == ROOT_INO || Inode::read(tx, parent)?.has(flags::TOPDIR);
     if top {
-        let start = random(tx) % lay.groups;
+        let start = random(tx) % lay.groups();
         let mut best: Option<(u32, u32)> = None;
-        for i in 0..lay.groups {
-            let g = (start + i) % lay.groups;
+        for i in 0..lay.groups() {
+            let g = (start + i) % lay.groups();
             let d = read_desc(tx, g)?;
             if d.free_inodes == 0 || d.free_inodes < avg_inodes || d.free_blocks < avg_blocks {
                 continue;
@@ -88,8 +88,8 @@ fn dir_group(tx: &mut Txn<'_>, parent: u32) -> Result<u32> {
     }
     let min_inodes = avg_inodes.saturating_sub(lay.inodes_per_group / 4).max(1);
     let min_blocks = avg_blocks.saturating_sub(lay.blocks_per_group / 4);
-    for i in 0..lay.groups {
-        let g = (home + i) % lay.groups;
+    for i in 0..lay.groups() {
+        let g = (home + i) % lay.groups();
         let d = read_desc(tx, g)?;
         if d.free_inodes >= min_inodes && d.free_blocks >= min_blocks {
             return Ok(g);

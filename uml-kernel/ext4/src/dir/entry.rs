@@ -99,7 +99,7 @@ pub(crate) fn check_block(
             return Err(src.corrupt("directory record length not a multiple of 4", dir.ino, nr));
         }
         let tail = e.file_type == TAIL && e.ino == 0;
-        let inside = e.ino <= lay.inodes_count;
+        let inside = e.ino <= lay.inodes_count();
         if !inside || (e.ino != 0 && !tail && (e.name.is_empty() || e.name.contains(&b'/'))) {
             return Err(src.corrupt("directory entry", dir.ino, nr));
         }

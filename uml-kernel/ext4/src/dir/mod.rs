@@ -148,7 +148,7 @@ pub(crate) fn lookup(src: &dyn MetaRead, dir: &Inode, name: &[u8]) -> Result<Fou
     }
     check_name(name)?;
     let found = find(src, dir, name)?.ok_or(ENOENT)?;
-    if found.ino == 0 || found.ino > src.lay().inodes_count {
+    if found.ino == 0 || found.ino > src.lay().inodes_count() {
         return Err(src.corrupt("directory entry with a bad inode number", dir.ino, 0));
     }
     Ok(found)

@@ -124,10 +124,10 @@ impl Ext4 {
         let half = |b: &[u8]| b.iter().rev().fold(0u64, |v, x| v << 8 | u64::from(*x));
         Ok(Statfs {
             block_size: lay.block_size,
-            blocks: lay.blocks_count.saturating_sub(self.overhead),
+            blocks: lay.blocks_count().saturating_sub(self.core.overhead()),
             free,
             available: free.saturating_sub(self.core.kept()),
-            inodes: lay.inodes_count.into(),
+            inodes: lay.inodes_count().into(),
             free_inodes: c.free_inodes.into(),
             fsid: half(&lay.uuid[..8]) ^ half(&lay.uuid[8..]),
             name_max: crate::dir::NAME_MAX as u32,

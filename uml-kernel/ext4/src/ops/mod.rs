@@ -8,6 +8,7 @@ pub(crate) mod fallocate;
 pub(crate) mod fast_replay;
 pub(crate) mod names;
 pub(crate) mod rename;
+pub(crate) mod resize;
 pub(crate) mod trim;
 pub(crate) mod truncate;
 mod tune;

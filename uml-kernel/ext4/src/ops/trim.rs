@@ -21,11 +21,11 @@ impl Ext4 {
         let bits = lay.block_bits;
         let min = (min >> bits).max(1);
         let (first, last) = (start >> bits, start.saturating_add(len) >> bits);
-        if min > u64::from(lay.blocks_per_group) || first >= lay.blocks_count || len < 1 << bits {
+        if min > u64::from(lay.blocks_per_group) || first >= lay.blocks_count() || len < 1 << bits {
             return Err(EINVAL);
         }
         let mut total = 0;
-        for g in 0..lay.groups {
+        for g in 0..lay.groups() {
             let from = lay.group_first(g);
             let to = from + u64::from(lay.group_blocks(g));
             if to <= first || from >= last {

@@ -36,7 +36,7 @@ impl Ext4 {
         let mut raw = vec![0; SB_SIZE];
         self.core.store.read_at(SB_OFFSET, &mut raw)?;
         let lay = &self.core.lay;
-        let ours = rd32(&raw, 0x4) == lay.blocks_count as u32
+        let ours = rd32(&raw, 0x4) == lay.blocks_count() as u32
             && raw.get(0x38..0x3a) == Some(&[0x53, 0xef])
             && raw.get(0x68..0x78) == Some(&lay.uuid)
             && (!lay.metadata_csum() || rd32(&raw, 0x3fc) == sb_csum(&raw));
@@ -54,7 +54,7 @@ impl Ext4 {
         })?;
         let high = if lay.features.incompat(incompat::BIT64) { rd32(&raw, 0x154) } else { 0 };
         let kept = u64::from(rd32(&raw, 0x8)) | u64::from(high) << 32;
-        self.core.kept_blocks.store(kept.min(lay.blocks_count), Ordering::Relaxed);
+        self.core.kept_blocks.store(kept.min(lay.blocks_count()), Ordering::Relaxed);
         if self.opts.errors.is_none() {
             self.core.errors.set_policy(match raw.get(0x3c) {
                 Some(2) => ErrorPolicy::RemountRo,

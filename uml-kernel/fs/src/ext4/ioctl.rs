@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_base::pr_warn;
 use uml_core::ctx::Ctx;
 use uml_core::file::File;
 use uml_core::task::{Cap, Task};
 use uml_core::user::{read_bytes, read_obj, write_bytes, write_obj};
-use uml_ext4::{SetAttr, flags};
+use uml_ext4::{NewGroup, SetAttr, flags};
 
 use crate::ext4::inode::Ext4Inode;
 
@@ -26,6 +27,10 @@ const FITRIM: u32 = 0xc018_5879;
 const FS_IOC_GETFSLABEL: u32 = 0x8100_9431;
 const FS_IOC_SETFSLABEL: u32 = 0x4100_9432;
 const FS_IOC_GETFSUUID: u32 = 0x8011_1500;
+
+const EXT4_IOC_GROUP_EXTEND: u32 = 0x4008_6607;
+const EXT4_IOC_GROUP_ADD: u32 = 0x4028_6608;
+const EXT4_IOC_RESIZE_FS: u32 = 0x4008_6610;
 
 /// Longest label FS_IOC_GETFSLABEL returns, with its zero byte.
 const FSLABEL_MAX: usize = 256;
@@ -144,6 +149,10 @@ pub(crate) fn ioctl(
             s.volume().touch();
             Ok(0)
         }
+        EXT4_IOC_RESIZE_FS | EXT4_IOC_GROUP_EXTEND | EXT4_IOC_GROUP_ADD => {
+            task.require(Cap::SysResource)?;
+            resize(inode, task, file, cmd, arg)
+        }
         FS_IOC_GETFSUUID => {
             let mut out = [0; 17];
             out[0] = 16;
@@ -152,6 +161,40 @@ pub(crate) fn ioctl(
         }
         _ => Err(ENOTTY),
     }
+}
+
+/// What resize2fs(8) asks of a mounted filesystem.
+fn resize(inode: &Ext4Inode, task: &Task, file: &File, cmd: u32, arg: u64) -> Result<u64> {
+    let s = &inode.shared;
+    let e = &s.engine;
+    let done = match cmd {
+        EXT4_IOC_GROUP_ADD => {
+            // struct ext4_new_group_input: group and padding, three places, the count and two halves.
+            let [group, _]: [u32; 2] = read_obj(task, arg)?;
+            let [block_bitmap, inode_bitmap, inode_table]: [u64; 3] = read_obj(task, arg + 8)?;
+            let [blocks, kept]: [u32; 2] = read_obj(task, arg + 32)?;
+            let kept = kept & 0xffff;
+            let new = NewGroup { group, blocks, block_bitmap, inode_bitmap, inode_table, kept };
+            file.path.mnt.want_write()?;
+            let _running = s.gate.change();
+            e.add_group(&new)
+        }
+        _ => {
+            let blocks: u64 = read_obj(task, arg)?;
+            file.path.mnt.want_write()?;
+            let _running = s.gate.change();
+            if cmd == EXT4_IOC_RESIZE_FS { e.resize(blocks) } else { e.resize_last_group(blocks) }
+        }
+    };
+    s.volume().touch();
+    if done == Err(EPERM) {
+        // resize2fs says "permission denied", which is not the reason.
+        pr_warn!(
+            "EXT4-fs: not resized: the filesystem has no descriptor blocks kept for this size (mke2fs -E resize=), or \
+             recorded errors"
+        );
+    }
+    done.map(|()| 0)
 }
 
 /// Flags that FS_IOC_GETFLAGS shows.
