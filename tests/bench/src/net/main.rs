@@ -1,12 +1,15 @@
 //! `bench-net`: what a guest's network does, beside the host's own stack and stock UML, in one run.
 //!
 //! Everything happens in a network namespace of its own: the host's end of each interface with `iperf3 -s` behind it, and guests at the
-//! other end. TCP is measured by iperf3 with CUBIC on both ends, small packets by its UDP mode, latency by ping.
+//! other end. TCP is measured by iperf3 with CUBIC on both ends, latency by ping. Small packets are those of iperf3's UDP mode, counted
+//! where they arrive.
 //!
-//! [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
+//! [`count`] does that, [`forward`] measures routers, [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
 //! our kernel and in stock UML, [`measure`] reads what iperf3 and ping print. Needs root (or `unshare -r`, then without stock UML), iproute2, iperf3, ping.
 #![forbid(unsafe_code)]
 
+mod count;
+mod forward;
 mod measure;
 mod place;
 mod wires;
@@ -24,7 +27,7 @@ usage: bench-net [OPTIONS]
 
 options:
   --places LIST   comma separated, of: native, ours, stock, stock-pinned (default: all)
-  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user (default: all)
+  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward (default: all)
   --rounds N      rounds of each figure (default 3)
   --seconds N     length of a transfer (default 3)
   --json FILE     where the figures go as JSON

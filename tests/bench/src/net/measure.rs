@@ -15,6 +15,8 @@ pub enum What {
     SmallReceive,
     /// Round trip of an echo, mean.
     Ping,
+    /// TCP through a router with that many filter rules.
+    Forward(u32),
 }
 
 impl What {
@@ -25,12 +27,15 @@ impl What {
             What::SmallSend => "udp send",
             What::SmallReceive => "udp receive",
             What::Ping => "ping",
+            What::Forward(0) => "forward",
+            What::Forward(10) => "10 rules",
+            What::Forward(_) => "1000 rules",
         }
     }
 
     pub fn unit(&self) -> &'static str {
         match self {
-            What::Send | What::Receive => "Gbit/s",
+            What::Send | What::Receive | What::Forward(_) => "Gbit/s",
             What::SmallSend | What::SmallReceive => "kpps",
             What::Ping => "us",
         }
@@ -40,12 +45,17 @@ impl What {
         *self != What::Ping
     }
 
+    /// Datagrams are counted by [`crate::count`] where they arrive; iperf3 only makes them.
+    pub fn is_counted(&self) -> bool {
+        matches!(self, What::SmallSend | What::SmallReceive)
+    }
+
     /// The command at the asking end.
     pub fn command(&self, server: &str, seconds: u32) -> Vec<String> {
         let seconds = seconds.to_string();
         let mut w = vec!["iperf3", "-c", server, "-J", "-t", &seconds];
         match self {
-            What::Send => w.extend(["-C", "cubic"]),
+            What::Send | What::Forward(_) => w.extend(["-C", "cubic"]),
             What::Receive => w.extend(["-C", "cubic", "-R"]),
             What::SmallSend => w.extend(["-u", "-b", "0", "-l", "18"]),
             What::SmallReceive => w.extend(["-u", "-b", "0", "-l", "18", "-R"]),
@@ -62,26 +72,25 @@ impl What {
             let mean = times.and_then(|(_, t)| t.split('/').nth(1)?.parse::<f64>().ok());
             return mean.map(|ms| ms * 1e3).ok_or(format!("no round-trip times in:\n{said}"));
         }
-        let whole = said.find('{').zip(said.rfind('}')).map(|(a, b)| &said[a..=b]);
-        let v: Value = whole
-            .and_then(|t| serde_json::from_str(t).ok())
-            .ok_or(format!("no JSON of iperf3 in:\n{said}"))?;
-        if let Some(e) = v.get("error") {
-            return Err(format!("iperf3: {e}"));
-        }
-        let end = &v["end"];
-        let number = |at: &Value| at.as_f64().ok_or(format!("no figure in iperf3's end: {end}"));
-        match self {
-            What::Send | What::Receive => {
-                Ok(number(&end["sum_received"]["bits_per_second"])? / 1e9)
-            }
-            _ => {
-                let s = &end["sum"];
-                let arrived = number(&s["packets"])? - number(&s["lost_packets"])?;
-                Ok(arrived / number(&s["seconds"])? / 1e3)
-            }
-        }
+        let end = report(said)?;
+        number(&end, "sum_received", "bits_per_second").map(|b| b / 1e9)
     }
+}
+
+/// The end of iperf3's report; what it complains of is an error.
+pub fn report(said: &str) -> Result<Value, String> {
+    let whole = said.find('{').zip(said.rfind('}')).and_then(|(a, b)| said.get(a..=b));
+    let mut v: Value = whole
+        .and_then(|t| serde_json::from_str(t).ok())
+        .ok_or(format!("no JSON of iperf3 in:\n{said}"))?;
+    match v.get("error") {
+        Some(e) => Err(format!("iperf3: {e}")),
+        None => Ok(v["end"].take()),
+    }
+}
+
+fn number(end: &Value, part: &str, name: &str) -> Result<f64, String> {
+    end[part][name].as_f64().ok_or(format!("no {part}.{name} in iperf3's end: {end}"))
 }
 
 #[cfg(test)]
@@ -92,8 +101,6 @@ mod tests {
     fn figures_are_found_among_other_lines() {
         let said = "random: noise\r\n{\"end\": {\"sum_received\": {\"bits_per_second\": 2.5e9}}}\n";
         assert_eq!(What::Send.read(said), Ok(2.5));
-        let said = r#"{"end": {"sum": {"packets": 5000, "lost_packets": 1000, "seconds": 2}}}"#;
-        assert_eq!(What::SmallSend.read(said), Ok(2.0));
         let said =
             "--- 10.7.0.1 ping statistics ---\nrtt min/avg/max/mdev = 0.024/0.031/0.112/0.005 ms\n";
         assert_eq!(What::Ping.read(said), Ok(31.0));

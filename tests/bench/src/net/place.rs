@@ -53,12 +53,18 @@ impl Place {
         Ok(Place { name: name.into(), kind, program, scratch })
     }
 
-    /// Runs a command behind the interface that `transport` describes, with the address `own`; its output is piped.
-    pub fn start(&self, transport: &str, own: &str, command: &[String]) -> Result<Child, String> {
+    /// Runs a command behind the interfaces that `transports` describe, the first with the address `own` unless that is empty;
+    /// its output is piped.
+    pub fn start(
+        &self,
+        transports: &[String],
+        own: &str,
+        command: &[String],
+    ) -> Result<Child, String> {
         let c = match self.kind {
             Kind::Native => return Err("a native program has no interface of its own".into()),
-            Kind::Ours => self.ours(transport, own, command),
-            Kind::Stock { pinned } => self.stock(transport, own, command, pinned)?,
+            Kind::Ours => self.ours(transports, own, command),
+            Kind::Stock { pinned } => self.stock(transports, own, command, pinned)?,
         };
         // Whatever gets stuck is a failed figure, not the end of the run.
         let mut bounded = Command::new("timeout");
@@ -67,14 +73,22 @@ impl Place {
         bounded.spawn().map_err(|e| format!("{}: {e}", self.name))
     }
 
-    fn ours(&self, transport: &str, own: &str, command: &[String]) -> Command {
+    fn ours(&self, transports: &[String], own: &str, command: &[String]) -> Command {
         let mut c = Command::new(&self.program);
         c.args(["run", "--mem", "512M", "--net"]);
-        if own.is_empty() {
+        match transports {
             // The router gives the address.
-            c.arg(transport);
-        } else {
-            c.args(["none", "--append"]).arg(format!("vec0:transport={transport}"));
+            [user] if user.starts_with("user") => {
+                c.arg(user);
+            }
+            _ => {
+                c.arg("none");
+            }
+        }
+        for (n, t) in transports.iter().enumerate().filter(|(_, t)| !t.starts_with("user")) {
+            c.arg("--append").arg(format!("vec{n}:transport={t}"));
+        }
+        if !own.is_empty() {
             c.arg("--append").arg(format!("ip={own}:::255.255.255.0::vec0:off"));
         }
         c.arg("--").args(command);
@@ -83,16 +97,20 @@ impl Place {
 
     fn stock(
         &self,
-        transport: &str,
+        transports: &[String],
         own: &str,
         command: &[String],
         pinned: bool,
     ) -> Result<Command, String> {
         let init = self.scratch.join(format!("init-{own}"));
+        let address = match own {
+            "" => String::new(),
+            own => format!("ip addr add {own}/24 dev vec0\nip link set vec0 up"),
+        };
         let body = format!(
             "#!/bin/bash\nexport PATH=/usr/sbin:/sbin:/usr/bin:/bin LC_ALL=C\nmount -t proc proc /proc\nmount -t sysfs s /sys\n\
-             mount -t tmpfs tmp /tmp\nip link set lo up\nip addr add {own}/24 dev vec0\nip link set vec0 up\n{}\npoweroff -f\n",
-            command.join(" ")
+             mount -t tmpfs tmp /tmp\nip link set lo up\n{address}\n{}\npoweroff -f\n",
+            quoted(command)
         );
         std::fs::write(&init, body).map_err(|e| format!("{}: {e}", init.display()))?;
         use std::os::unix::fs::PermissionsExt;
@@ -109,9 +127,18 @@ impl Place {
         };
         c.args(["mem=512M", "quiet", "console=tty0", "root=/dev/root", "rootfstype=hostfs"]);
         c.args(["hostfs=/host", "rw", "con=null", "con0=null,fd:1", "ssl=null", "seccomp=on"]);
-        c.arg(format!("vec0:transport={transport}")).arg(format!("init={}", init.display()));
+        for (n, t) in transports.iter().enumerate() {
+            c.arg(format!("vec{n}:transport={t}"));
+        }
+        c.arg(format!("init={}", init.display()));
         Ok(c)
     }
+}
+
+/// Words as a shell reads them again.
+fn quoted(words: &[String]) -> String {
+    let quote = |w: &String| format!("'{}'", w.replace('\'', "'\\''"));
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 impl Drop for Place {

@@ -1,15 +1,18 @@
 //! Connections between two ends: what the host sets up for each, and which transport a guest uses on it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::measure::What;
+use crate::count::{self, Here, Line};
+use crate::forward;
+use crate::measure::{self, What};
 use crate::place::{CLIENT, Kind, Place, SERVER};
 
 /// One kind of connection.
@@ -24,6 +27,8 @@ pub struct Wire {
 
 const BOTH: &[What] = &[What::Send, What::Receive, What::SmallSend, What::SmallReceive, What::Ping];
 const ONE: &[What] = &[What::Send, What::SmallSend, What::Ping];
+const ROUTED: &[What] = &[What::Forward(0), What::Forward(10), What::Forward(1000)];
+const FORWARD: &str = "forward";
 
 pub const WIRES: &[Wire] = &[
     Wire { name: "tap", measured: BOTH, two: false, ours: false },
@@ -33,6 +38,7 @@ pub const WIRES: &[Wire] = &[
     Wire { name: "l2tpv3", measured: ONE, two: true, ours: false },
     Wire { name: "bess", measured: ONE, two: true, ours: false },
     Wire { name: "user", measured: BOTH, two: false, ours: true },
+    Wire { name: FORWARD, measured: ROUTED, two: false, ours: false },
 ];
 
 /// Runs `ip` with these words.
@@ -46,16 +52,18 @@ pub fn ip(words: &str) -> Result<(), String> {
 }
 
 /// Takes an interface of the host away at the end.
-struct Link(&'static str);
+pub struct Link(pub &'static str);
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", self.0]).status();
+        // It may have gone with a namespace.
+        let quiet = || Stdio::null();
+        let _ = Command::new("ip").args(["link", "del", self.0]).stderr(quiet()).status();
     }
 }
 
 /// A child that ends with its owner.
-struct Owned(Child);
+pub struct Owned(pub Child);
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -72,7 +80,7 @@ impl Wire {
     pub fn serves(&self, place: &Place) -> bool {
         match place.kind {
             // The host's own stack across a veth pair is the measure of the first wire, and so of all.
-            Kind::Native => self.name == "tap",
+            Kind::Native => ["tap", FORWARD].contains(&self.name),
             Kind::Ours => true,
             Kind::Stock { .. } => !self.ours,
         }
@@ -80,6 +88,9 @@ impl Wire {
 
     /// One figure.
     pub fn measure(&self, place: &Place, what: What, seconds: u32) -> Result<f64, String> {
+        if let What::Forward(rules) = what {
+            return forward::measure(place, what, rules, seconds);
+        }
         if place.kind == Kind::Native {
             return native(what, seconds);
         }
@@ -102,8 +113,7 @@ impl Wire {
     fn host_end(&self) -> Result<(Option<Link>, String), String> {
         Ok(match self.name {
             "tap" | "hybrid" => {
-                ip("tuntap add tap7 mode tap")?;
-                let l = Link("tap7");
+                let l = tap("tap7")?;
                 ip("addr add 10.7.0.1/24 dev tap7")?;
                 ip("link set tap7 up")?;
                 (Some(l), format!("{},ifname=tap7,depth=128,gro=1", self.name))
@@ -142,20 +152,31 @@ impl Wire {
                 [t.clone(), t]
             }
         };
-        let serving: Vec<String> = if what == What::Ping {
-            vec!["sleep", "60"]
-        } else {
-            vec!["iperf3", "-s", "--forceflush"]
+        let serving = match what {
+            What::Ping => words("sleep 60"),
+            // What arrives is counted there.
+            _ if what.is_counted() => shell(&count::server("iperf3 -s --forceflush")),
+            _ => words("iperf3 -s --forceflush"),
+        };
+        let mut server = Owned(place.start(&transports[..1], SERVER, &serving)?);
+        if what == What::Ping {
+            return ask(place, &transports[1], CLIENT, what, SERVER, seconds);
         }
-        .into_iter()
-        .map(String::from)
-        .collect();
-        let mut server = Owned(place.start(&transports[0], SERVER, &serving)?);
-        if what != What::Ping {
-            listening(&mut server.0)?;
+        let far = listening(&mut server.0)?;
+        if !what.is_counted() {
+            return ask(place, &transports[1], CLIENT, what, SERVER, seconds);
         }
-        ask(place, &transports[1], CLIENT, what, SERVER, seconds)
+        let client = place.start(&transports[1..], CLIENT, &what.command(SERVER, seconds))?;
+        measure::report(&heard(client)?.1)?;
+        let said: Vec<Line> = far.try_iter().collect();
+        count::rate(&count::samples(&said)).map(|r| r / 1e3)
     }
+}
+
+/// A tap device.
+pub fn tap(name: &'static str) -> Result<Link, String> {
+    ip(&format!("tuntap add {name} mode tap"))?;
+    Ok(Link(name))
 }
 
 /// A veth pair; the host's address is on the left end.
@@ -169,7 +190,12 @@ fn veth() -> Result<Link, String> {
 
 /// `iperf3 -s` on the host.
 fn serve(at: &str) -> Result<Owned, String> {
-    let c = Command::new("iperf3")
+    serve_with(Command::new("iperf3"), at)
+}
+
+/// As [`serve`], by this command.
+pub fn serve_with(mut iperf3: Command, at: &str) -> Result<Owned, String> {
+    let c = iperf3
         .args(["-s", "-B", at, "--forceflush"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -180,20 +206,52 @@ fn serve(at: &str) -> Result<Owned, String> {
     Ok(c)
 }
 
-/// Waits until a server says that it listens; what it says later is thrown away.
-fn listening(c: &mut Child) -> Result<(), String> {
-    let mut out = BufReader::new(c.stdout.take().ok_or("no output of iperf3")?);
-    let mut line = String::new();
-    loop {
-        line.clear();
-        match out.read_line(&mut line) {
-            Ok(0) | Err(_) => return Err("iperf3 -s ended before it listened".into()),
-            Ok(_) if line.contains("Server listening") => break,
-            Ok(_) => {}
-        }
+/// Waits until a server says that it listens; what it says later comes through the channel.
+fn listening(c: &mut Child) -> Result<Receiver<Line>, String> {
+    let said = count::lines(c.stdout.take().ok_or("no output of iperf3")?);
+    match said.iter().find(|(_, l)| l.contains("Server listening")) {
+        Some(_) => Ok(said),
+        None => Err("iperf3 -s ended before it listened".into()),
     }
-    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    Ok(())
+}
+
+/// All that a child says, as lines and as one text.
+fn heard(c: Child) -> Result<(Vec<Line>, String), String> {
+    let mut c = Owned(c);
+    let lines: Vec<Line> = count::lines(c.0.stdout.take().ok_or("no output")?).iter().collect();
+    let text = lines.iter().map(|(_, l)| l.as_str()).collect();
+    Ok((lines, text))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(String::from).collect()
+}
+
+fn shell(script: &str) -> Vec<String> {
+    vec!["sh".into(), "-c".into(), script.into()]
+}
+
+/// Has a client started against a server on the host, and reads the figure.
+fn figure(
+    what: What,
+    server: &str,
+    seconds: u32,
+    start: impl FnOnce(&[String]) -> Result<Child, String>,
+) -> Result<f64, String> {
+    let mut command = what.command(server, seconds);
+    if what == What::SmallReceive {
+        command = shell(&count::client(&command.join(" ")));
+    }
+    let here = (what == What::SmallSend).then(Here::start);
+    let said = start(&command).and_then(heard);
+    let counted = here.map(Here::finish);
+    let (lines, text) = said?;
+    if !what.is_counted() {
+        return what.read(&text);
+    }
+    // A flood that made the tool fail is none.
+    measure::report(&text)?;
+    count::rate(&counted.unwrap_or_else(|| count::samples(&lines))).map(|r| r / 1e3)
 }
 
 fn ask(
@@ -204,50 +262,63 @@ fn ask(
     server: &str,
     seconds: u32,
 ) -> Result<f64, String> {
-    let mut c = Owned(place.start(transport, own, &what.command(server, seconds))?);
-    let mut said = Vec::new();
-    if let Some(mut out) = c.0.stdout.take() {
-        out.read_to_end(&mut said).map_err(|e| e.to_string())?;
+    figure(what, server, seconds, |command| place.start(&[transport.to_string()], own, command))
+}
+
+/// A network namespace of the host beside this one, with what is in it.
+pub struct Namespace(Owned);
+
+impl Namespace {
+    pub fn new() -> Result<Namespace, String> {
+        let child = Command::new("unshare")
+            .args(["-n", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("unshare: {e}"))?;
+        let mut n = Namespace(Owned(child));
+        // Its echo shows that the namespace is there.
+        use std::io::Write;
+        let (Some(i), Some(o)) = (&mut n.0.0.stdin, &mut n.0.0.stdout) else {
+            return Err("no pipes to cat".into());
+        };
+        i.write_all(b"x").and_then(|()| o.read_exact(&mut [0])).map_err(|e| format!("cat: {e}"))?;
+        n.run("ip link set lo up")?;
+        Ok(n)
     }
-    what.read(&String::from_utf8_lossy(&said))
+
+    /// The process that holds it.
+    pub fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    /// A command in it.
+    pub fn command(&self, words: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+        let mut c = Command::new("nsenter");
+        c.arg("-t").arg(self.pid().to_string()).arg("-n").args(words);
+        c
+    }
+
+    /// Runs these words in it.
+    pub fn run(&self, text: &str) -> Result<(), String> {
+        let s = self.command(&words(text)).status().map_err(|e| format!("nsenter: {e}"))?;
+        if s.success() { Ok(()) } else { Err(format!("{text}: {s}")) }
+    }
 }
 
 /// Two namespaces of the host across a veth pair.
 fn native(what: What, seconds: u32) -> Result<f64, String> {
-    let far = Command::new("unshare")
-        .args(["-n", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("unshare: {e}"))?;
-    let mut far = Owned(far);
-    // Its echo shows that the namespace is there.
-    use std::io::Write;
-    let (Some(i), Some(o)) = (&mut far.0.stdin, &mut far.0.stdout) else {
-        return Err("no pipes to cat".into());
-    };
-    i.write_all(b"x").and_then(|()| o.read_exact(&mut [0])).map_err(|e| format!("cat: {e}"))?;
-    let pid = far.0.id().to_string();
+    let far = Namespace::new()?;
     let _link = veth()?;
-    ip(&format!("link set right netns {pid}"))?;
-    let inside = |words: &str| {
-        let mut c = Command::new("nsenter");
-        c.args(["-t", &pid, "-n"]).args(words.split_whitespace());
-        c
-    };
-    for words in ["ip link set lo up", "ip addr add 10.7.0.2/24 dev right", "ip link set right up"]
-    {
-        let s = inside(words).status().map_err(|e| format!("nsenter: {e}"))?;
-        if !s.success() {
-            return Err(format!("{words}: {s}"));
-        }
-    }
+    ip(&format!("link set right netns {}", far.pid()))?;
+    far.run("ip addr add 10.7.0.2/24 dev right")?;
+    far.run("ip link set right up")?;
     let _server = serve(SERVER)?;
-    let out = inside(&what.command(SERVER, seconds).join(" "))
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|e| format!("nsenter: {e}"))?;
-    what.read(&String::from_utf8_lossy(&out.stdout))
+    figure(what, SERVER, seconds, |command| {
+        let mut c = far.command(command);
+        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        c.spawn().map_err(|e| format!("nsenter: {e}"))
+    })
 }
 
 /// A peer like BESS: the two clients of a sequenced-packet socket hear each other.
