@@ -134,8 +134,22 @@ pub fn vdso(kernel: &Arc<Kernel>) -> Result<()> {
 struct SharedVdso(Arc<VdsoImage>);
 
 impl uml_core::kernel::Vdso for SharedVdso {
-    fn map(&self, hw: &mut dyn uml_platform::Context, mm: &uml_mm::Mm) -> Result<u64> {
-        self.0.map(hw, mm)
+    fn map(
+        &self,
+        hw: &mut dyn uml_platform::Context,
+        mm: &uml_mm::Mm,
+        time: &uml_core::ns::TimeNs,
+    ) -> Result<u64> {
+        self.0.map(hw, mm, time)
+    }
+
+    fn renew(
+        &self,
+        hw: &mut dyn uml_platform::Context,
+        mm: &uml_mm::Mm,
+        time: &uml_core::ns::TimeNs,
+    ) -> Result<()> {
+        self.0.renew(hw, mm, time)
     }
 }
 

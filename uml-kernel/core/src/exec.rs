@@ -19,6 +19,7 @@ use uml_platform::{Context, Next, Regs};
 use crate::ctx::{Ctx, Reply};
 use crate::file::File;
 use crate::io::BufSink;
+use crate::ns::change;
 use crate::ns::user::IdKind;
 use crate::signal::{self, SIG_DFL, SIG_IGN, SigAltStack, SigHand};
 use crate::task::cred::{CAP_FULL, SECBIT_KEEP_CAPS, SECBIT_NOROOT};
@@ -273,7 +274,7 @@ fn prepare(task: &Arc<Task>, program: Program) -> Result<Prepared, Failure> {
         Some((file, image)) => Some(elf::load(&mut *hw, &mm, image, file, 0).map_err(fatal)?),
         None => None,
     };
-    let vdso = kernel.map_vdso(&mut *hw, &mm)?;
+    let vdso = kernel.map_vdso(&mut *hw, &mm, &task.ns().time_for_children)?;
 
     let mut random = [0; 16];
     uml_host::random::fill(&mut random);
@@ -388,6 +389,7 @@ fn become_leader(task: &Arc<Task>) -> Arc<Task> {
         blocked: task.blocked(),
     };
     let leader = Task::new(&kernel, init);
+    leader.set_ns(task.ns());
     leader.seccomp.inherit(&task.seccomp);
     *leader.personal.lock() = task.personal.lock().clone();
     *leader.pending.lock() = std::mem::take(&mut *task.pending.lock());
@@ -415,6 +417,9 @@ pub fn exec_first(task: &Arc<Task>, program: Program) -> Result<()> {
 fn commit(task: &Arc<Task>, p: Prepared) -> Box<dyn Context> {
     release_mm(task);
     drop(task.set_mm(Some(p.mm.clone())));
+    if let Some(set) = change::enter_time(&task.ns()) {
+        task.set_ns(set);
+    }
     task.set_cred(Arc::new(p.cred.clone()));
     task.set_comm(&p.comm);
     *task.process.exe.lock() = Some(p.file.path.clone());

@@ -14,7 +14,7 @@ use crate::configure::Configurables;
 use crate::ctx::Ctx;
 use crate::device::DeviceTree;
 use crate::file::File;
-use crate::ns::{NsSet, nsfs::NsFs};
+use crate::ns::{NsSet, TimeNs, nsfs::NsFs};
 use crate::signal::Restart;
 use crate::sysctl::Sysctl;
 use crate::task::process::Usage;
@@ -23,8 +23,20 @@ use crate::vfs::Vfs;
 
 /// The image with the time functions that programs call without entering the kernel (vdso(7)).
 pub trait Vdso: Send + Sync {
-    /// Maps it; returns the address of its ELF header.
-    fn map(&self, hw: &mut dyn uml_platform::Context, mm: &uml_mm::Mm) -> Result<u64>;
+    /// Maps it with the clocks of `time`; returns the address of its ELF header.
+    fn map(
+        &self,
+        hw: &mut dyn uml_platform::Context,
+        mm: &uml_mm::Mm,
+        time: &TimeNs,
+    ) -> Result<u64>;
+    /// Exchanges the clocks of a mapped one for those of `time`; nothing happens where it was unmapped.
+    fn renew(
+        &self,
+        hw: &mut dyn uml_platform::Context,
+        mm: &uml_mm::Mm,
+        time: &TimeNs,
+    ) -> Result<()>;
 }
 
 /// How the machine ends (reboot(2)).
@@ -339,9 +351,14 @@ impl Kernel {
     }
 
     /// Maps the vDSO into a new address space; 0 when there is none.
-    pub fn map_vdso(&self, hw: &mut dyn uml_platform::Context, mm: &uml_mm::Mm) -> Result<u64> {
+    pub fn map_vdso(
+        &self,
+        hw: &mut dyn uml_platform::Context,
+        mm: &uml_mm::Mm,
+        time: &TimeNs,
+    ) -> Result<u64> {
         match self.vdso.get() {
-            Some(v) => v.map(hw, mm),
+            Some(v) => v.map(hw, mm, time),
             None => Ok(0),
         }
     }

@@ -10,6 +10,7 @@
 pub mod change;
 pub mod nsfs;
 pub mod pid;
+pub mod time;
 pub mod user;
 
 use std::any::{Any, TypeId};
@@ -26,6 +27,7 @@ use crate::task::{Cap, Task};
 use crate::vfs::MountNs;
 
 pub use pid::PidNs;
+pub use time::TimeNs;
 pub use user::UserNs;
 
 /// Kinds of namespaces.
@@ -161,6 +163,9 @@ pub struct NsSet {
     pub cgroup: Arc<CgroupNs>,
     /// Of children to come; the task's own is its process's.
     pub pid_for_children: Arc<PidNs>,
+    pub time: Arc<TimeNs>,
+    /// Of processes to come, and of the task's own programs to come.
+    pub time_for_children: Arc<TimeNs>,
 }
 
 impl NsSet {
@@ -173,6 +178,8 @@ impl NsSet {
             net: Arc::new(NetNs { id: 0xf000_0000, owner: owner(), parts: Parts::default() }),
             cgroup: Arc::new(CgroupNs { id: 0xefff_fffb, owner: owner(), root: root.clone() }),
             pid_for_children: PidNs::initial(),
+            time: TimeNs::initial(),
+            time_for_children: TimeNs::initial(),
         }
     }
 }
@@ -185,8 +192,7 @@ pub enum Namespace {
     Mnt(Arc<MountNs>),
     Net(Arc<NetNs>),
     Pid(Arc<PidNs>),
-    /// There is one clock for all.
-    Time,
+    Time(Arc<TimeNs>),
     User(Arc<UserNs>),
     Uts(Arc<UtsNs>),
 }
@@ -201,7 +207,7 @@ impl Namespace {
             NsKind::Mnt => Namespace::Mnt(task.fs().mounts()),
             NsKind::Net => Namespace::Net(set.net.clone()),
             NsKind::Pid => Namespace::Pid(task.process.pid_ns.clone()),
-            NsKind::Time => Namespace::Time,
+            NsKind::Time => Namespace::Time(set.time.clone()),
             NsKind::User => Namespace::User(task.cred().user_ns.clone()),
             NsKind::Uts => Namespace::Uts(set.uts.clone()),
         }
@@ -215,7 +221,7 @@ impl Namespace {
             Namespace::Mnt(_) => NsKind::Mnt,
             Namespace::Net(_) => NsKind::Net,
             Namespace::Pid(_) => NsKind::Pid,
-            Namespace::Time => NsKind::Time,
+            Namespace::Time(_) => NsKind::Time,
             Namespace::User(_) => NsKind::User,
             Namespace::Uts(_) => NsKind::Uts,
         }
@@ -229,7 +235,7 @@ impl Namespace {
             Namespace::Mnt(n) => n.id,
             Namespace::Net(n) => n.id,
             Namespace::Pid(n) => n.id,
-            Namespace::Time => 0xefff_fffa,
+            Namespace::Time(n) => n.id,
             Namespace::User(n) => n.id,
             Namespace::Uts(n) => n.id,
         }
@@ -243,7 +249,7 @@ impl Namespace {
             Namespace::Mnt(n) => Some(n.owner()),
             Namespace::Net(n) => Some(n.owner.clone()),
             Namespace::Pid(n) => Some(n.owner.clone()),
-            Namespace::Time => Some(UserNs::initial()),
+            Namespace::Time(n) => Some(n.owner.clone()),
             Namespace::User(n) => n.parent.clone(),
             Namespace::Uts(n) => Some(n.owner.clone()),
         }

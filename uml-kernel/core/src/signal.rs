@@ -338,7 +338,7 @@ impl Task {
             || self.ptrace.trap_due()
             || self.process.is_freezing()
             || self.dying.load(Ordering::SeqCst)
-            || self.notify_resume.load(Ordering::SeqCst);
+            || self.stale_clocks.load(Ordering::SeqCst);
         self.attention.store(on, Ordering::SeqCst);
     }
 

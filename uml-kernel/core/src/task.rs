@@ -165,8 +165,8 @@ pub struct Task {
     pub saved_sigmask: Mutex<Option<u64>>,
     /// There may be such a mask.
     pub(crate) mask_saved: AtomicBool,
-    /// Something other than a signal wants the task on its way to guest code.
-    pub(crate) notify_resume: AtomicBool,
+    /// Its vDSO has the clocks of another time namespace.
+    pub(crate) stale_clocks: AtomicBool,
     /// The context runs guest code (or is about to): a kick is needed to get its attention.
     pub(crate) in_guest: AtomicBool,
     /// A host call that unmaps memory was let through; the next event proves that it is done.
@@ -254,7 +254,7 @@ impl Task {
             nivcsw: AtomicU64::new(0),
             saved_sigmask: Mutex::new(Rank::LEAF, None),
             mask_saved: AtomicBool::new(false),
-            notify_resume: AtomicBool::new(false),
+            stale_clocks: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unsettled: AtomicBool::new(false),
             seccomp: Default::default(),
@@ -377,6 +377,12 @@ impl Task {
     pub fn set_ns(&self, ns: Arc<NsSet>) {
         let old = std::mem::replace(&mut *self.ns.write(), ns);
         drop(old);
+    }
+
+    /// It is in another time namespace than its memory's vDSO: before the next instruction of its program that changes.
+    pub(crate) fn clocks_moved(&self) {
+        self.stale_clocks.store(true, Ordering::SeqCst);
+        self.notice();
     }
 
     /// A kernel pid (of a process, thread, group or session) as the task's programs see it; 0 when they do not.

@@ -25,8 +25,10 @@ pub use queue::{Timer, TimerTarget};
 pub enum Clock {
     /// CLOCK_REALTIME and CLOCK_TAI kin: can be set.
     Realtime,
-    /// CLOCK_MONOTONIC and CLOCK_BOOTTIME: never set.
+    /// CLOCK_MONOTONIC and its kin: never set.
     Monotonic,
+    /// CLOCK_BOOTTIME: never set.
+    Boottime,
 }
 
 /// Told when CLOCK_REALTIME was set.
@@ -54,7 +56,8 @@ pub struct Time {
     pub timezone: Mutex<(i32, i32)>,
 }
 
-fn shift(t: Duration, ns: i64) -> Duration {
+/// `t` moved by a number of nanoseconds, not below zero.
+pub(crate) fn shift(t: Duration, ns: i64) -> Duration {
     let d = Duration::from_nanos(ns.unsigned_abs());
     if ns < 0 { t.saturating_sub(d) } else { t.saturating_add(d) }
 }
@@ -119,6 +122,7 @@ impl Time {
         match c {
             Clock::Realtime => self.realtime(),
             Clock::Monotonic => self.monotonic(),
+            Clock::Boottime => self.since_boot(HostClock::Boottime),
         }
     }
 

@@ -89,6 +89,11 @@ impl TimerFd {
         file.downcast::<TimerFd>().ok_or(EINVAL)
     }
 
+    /// The clock it follows.
+    pub fn clock(&self) -> Clock {
+        self.inner.clock
+    }
+
     /// timerfd_gettime(2): time left and interval, zero when off.
     pub fn get(&self) -> (Duration, Duration) {
         let mut s = self.inner.state.lock();

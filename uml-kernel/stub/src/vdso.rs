@@ -15,13 +15,15 @@ pub mod data {
     /// Address of the host's `__vdso_getcpu` when guest and host CPU numbers are the same, else 0.
     pub const HOST_GETCPU: usize = 16;
     /// Offsets of the guest's clocks: seconds, and nanoseconds in 0..10^9, for wall clocks and
-    /// for those that count from boot.
+    /// for those that count from boot, CLOCK_BOOTTIME apart.
     pub const REAL_SEC: usize = 24;
     pub const REAL_NSEC: usize = 32;
     pub const MONO_SEC: usize = 40;
     pub const MONO_NSEC: usize = 48;
+    pub const BOOT_SEC: usize = 56;
+    pub const BOOT_NSEC: usize = 64;
     /// Bytes in use.
-    pub const LEN: usize = 56;
+    pub const LEN: usize = 72;
 }
 
 /// Distance from the data page to the code.
@@ -56,6 +58,10 @@ global_asm!(
     "mov edx, 40",
     "bt eax, edi",
     "cmovnc ecx, edx",
+    // CLOCK_BOOTTIME takes the third, which differs in time namespaces.
+    "mov edx, 56",
+    "cmp edi, 7",
+    "cmove ecx, edx",
     "mov ebp, ecx",
     "2:",
     "mov r14, [r13]",

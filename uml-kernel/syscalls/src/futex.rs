@@ -59,7 +59,7 @@ fn deadline(cx: &mut Ctx<'_>, timeout: u64, cmd: i32, realtime: bool) -> Result<
 }
 
 fn at(cx: &Ctx<'_>, clock: Clock, d: Duration) -> Deadline {
-    cx.task.kernel().time.instant_of(clock, d)
+    cx.task.kernel().time.instant_of(clock, cx.task.ns().time.machine(clock, d))
 }
 
 fn futex(

@@ -10,10 +10,8 @@ use crate::call;
 use crate::table::Entry;
 
 /// Lines of the table.
-pub const TABLE: &[Entry] = &[
-    call!(272, "unshare", unshare(Flags), Never, Partial("no time namespaces; EINVAL")),
-    call!(308, "setns", setns(Fd, Flags)),
-];
+pub const TABLE: &[Entry] =
+    &[call!(272, "unshare", unshare(Flags)), call!(308, "setns", setns(Fd, Flags))];
 
 fn unshare(cx: &mut Ctx<'_>, flags: u64) -> Result<u64> {
     change::unshare(&cx.task, flags)?;

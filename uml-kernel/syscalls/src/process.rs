@@ -36,13 +36,7 @@ pub const TABLE: &[Entry] = &[
     call!(231, "exit_group", exit_group(Int)),
     call!(247, "waitid", waitid(Int, Pid, Ptr, Flags, Ptr), Sys),
     call!(322, "execveat", execveat(DirFd, Path, Ptr, Ptr, Flags)),
-    call!(
-        435,
-        "clone3",
-        clone3(Ptr, Size),
-        Never,
-        Partial("no set_tid (EPERM), no time namespaces")
-    ),
+    call!(435, "clone3", clone3(Ptr, Size)),
 ];
 
 fn getpid(cx: &mut Ctx<'_>) -> Result<u64> {
@@ -148,10 +142,6 @@ fn clone3(cx: &mut Ctx<'_>, uargs: u64, size: usize) -> Result<u64> {
     if raw.set_tid_size > 32 || (raw.set_tid == 0) != (raw.set_tid_size == 0) {
         return Err(EINVAL);
     }
-    if raw.set_tid_size != 0 {
-        // Needs CAP_CHECKPOINT_RESTORE over a pid namespace; not offered yet.
-        return Err(EPERM);
-    }
     let args = CloneArgs {
         flags: raw.flags,
         exit_signal: raw.exit_signal as i32,
@@ -160,7 +150,7 @@ fn clone3(cx: &mut Ctx<'_>, uargs: u64, size: usize) -> Result<u64> {
         parent_tid: raw.parent_tid,
         child_tid: raw.child_tid,
         pidfd: raw.pidfd,
-        set_tid: 0,
+        set_tid: user::read_array(&cx.task, raw.set_tid, raw.set_tid_size as usize)?,
         cgroup: raw.cgroup as i32,
     };
     clone_task(cx, &args).map(|t| t as u64)

@@ -7,6 +7,7 @@ use uml_abi::errno::*;
 use uml_core::ctx::{Ctx, Reply};
 use uml_core::kernel::PowerAction;
 use uml_core::task::{Cap, Resource, Rlimit, Task};
+use uml_core::time::Clock;
 use uml_core::time::cpulimit::CpuLimit;
 use uml_core::user;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -258,7 +259,7 @@ fn sysinfo(cx: &mut Ctx<'_>, out: u64) -> Result<u64> {
     let k = cx.task.kernel();
     let mem = k.memory_info();
     let raw = RawSysinfo {
-        uptime: k.uptime().as_secs() as i64,
+        uptime: cx.task.ns().time.shown(Clock::Boottime, k.uptime()).as_secs() as i64,
         loads: k.load.averages().map(|l| (l * 65536.0) as u64),
         totalram: mem.total,
         freeram: mem.free,

@@ -106,7 +106,9 @@ fn read_clock(cx: &Ctx<'_>, id: ClockId) -> Duration {
     let kernel = cx.task.kernel();
     match id {
         ClockId::Wall { host, .. } => kernel.time.wall(host),
-        ClockId::Boot { host, .. } => kernel.time.since_boot(host),
+        ClockId::Boot { host, .. } => {
+            cx.task.ns().time.shown(followed(host), kernel.time.since_boot(host))
+        }
         ClockId::ProcessCpu(pid) => {
             let (user, system) = cpu_time(&kernel, pid);
             user + system
@@ -117,6 +119,19 @@ fn read_clock(cx: &Ctx<'_>, id: ClockId) -> Duration {
             Duration::from_nanos(u.user_ns + u.system_ns)
         }
     }
+}
+
+/// The clock that timers follow and time namespaces move.
+fn followed(host: HostClock) -> Clock {
+    if host == HostClock::Boottime { Clock::Boottime } else { Clock::Monotonic }
+}
+
+/// A timer's absolute time, as the caller's time namespace reckons it, on the machine's clock. Zero keeps its meaning.
+fn absolute(cx: &Ctx<'_>, clock: Clock, at: Duration) -> Duration {
+    if at.is_zero() {
+        return at;
+    }
+    cx.task.ns().time.machine(clock, at).max(Duration::from_nanos(1))
 }
 
 fn clock_gettime(cx: &mut Ctx<'_>, id: i32, out: u64) -> Result<u64> {
@@ -375,9 +390,10 @@ fn timer_create(cx: &mut Ctx<'_>, id: i32, event: u64, out: u64) -> Result<u64> 
         if event == 0 { None } else { Some(user::read_obj(&cx.task, event)?) };
     let clock = match clock_id(cx, id)? {
         ClockId::Wall { coarse: false, .. } => TimerClock::Wall(Clock::Realtime),
-        ClockId::Boot { host: HostClock::Monotonic | HostClock::Boottime, coarse: false } => {
-            TimerClock::Wall(Clock::Monotonic)
-        }
+        ClockId::Boot {
+            host: host @ (HostClock::Monotonic | HostClock::Boottime),
+            coarse: false,
+        } => TimerClock::Wall(followed(host)),
         ClockId::Wall { .. } | ClockId::Boot { .. } => return Err(EOPNOTSUPP),
         ClockId::ProcessCpu(pid) => TimerClock::ProcessCpu(pid),
         ClockId::ThreadCpu(tid) => TimerClock::ThreadCpu(tid),
@@ -423,7 +439,12 @@ fn timer_settime(cx: &mut Ctx<'_>, id: i32, flags: i32, new: u64, old: u64) -> R
     let v: ItimerSpec = user::read_obj(&cx.task, new)?;
     let (value, interval) = (v.value.duration()?, v.interval.duration()?);
     let timer = cx.task.process.timers.get(id)?;
-    let was = timer.set(value, interval, flags & libc::TIMER_ABSTIME != 0);
+    let is_absolute = flags & libc::TIMER_ABSTIME != 0;
+    let value = match timer.clock() {
+        TimerClock::Wall(clock) if is_absolute => absolute(cx, clock, value),
+        _ => value,
+    };
+    let was = timer.set(value, interval, is_absolute);
     if old != 0 {
         user::write_obj(&cx.task, old, &ItimerSpec::from(was))?;
     }
@@ -520,9 +541,8 @@ fn timerfd_create(cx: &mut Ctx<'_>, id: i32, flags: i32) -> Result<u64> {
     }
     let clock = match id {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => Clock::Realtime,
-        libc::CLOCK_MONOTONIC | libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => {
-            Clock::Monotonic
-        }
+        libc::CLOCK_MONOTONIC => Clock::Monotonic,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => Clock::Boottime,
         _ => return Err(EINVAL),
     };
     if matches!(id, libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM) {
@@ -539,9 +559,11 @@ fn timerfd_settime(cx: &mut Ctx<'_>, fd: i32, flags: i32, new: u64, old: u64) ->
     }
     let (value, interval) = (v.value.duration()?, v.interval.duration()?);
     let file = cx.task.file(fd)?;
-    let absolute = flags & libc::TFD_TIMER_ABSTIME != 0;
+    let timer = TimerFd::of(&file)?;
+    let is_absolute = flags & libc::TFD_TIMER_ABSTIME != 0;
+    let value = if is_absolute { absolute(cx, timer.clock(), value) } else { value };
     let cancel = flags & libc::TFD_TIMER_CANCEL_ON_SET != 0;
-    let was = TimerFd::of(&file)?.set(value, interval, absolute, cancel);
+    let was = timer.set(value, interval, is_absolute, cancel);
     if old != 0 {
         user::write_obj(&cx.task, old, &ItimerSpec::from(was))?;
     }

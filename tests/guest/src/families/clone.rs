@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 cases! {
-    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root,
+    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root,
 }
 
 fn vfork_blocks_parent() {
@@ -183,22 +183,22 @@ extern "C" fn null_body(_: *mut libc::c_void) -> i32 {
 
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-    beyond: [u64; 4],
+pub struct CloneArgs {
+    pub flags: u64,
+    pub pidfd: u64,
+    pub child_tid: u64,
+    pub parent_tid: u64,
+    pub exit_signal: u64,
+    pub stack: u64,
+    pub stack_size: u64,
+    pub tls: u64,
+    pub set_tid: u64,
+    pub set_tid_size: u64,
+    pub cgroup: u64,
+    pub beyond: [u64; 4],
 }
 
-fn clone3(a: &CloneArgs, size: usize) -> R {
+pub fn clone3(a: &CloneArgs, size: usize) -> R {
     let r = sc!(libc::SYS_clone3, a as *const _, size);
     if r.0 == 0 {
         unsafe { libc::_exit(6) };
@@ -287,6 +287,94 @@ fn clone3_forms() {
     let mut i: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let r2 = c!(libc::waitid(libc::P_PIDFD, fd as u32, &mut i, libc::WEXITED));
     say("waitid P_PIDFD", info_text(r2, &i, r.0 as i32));
+}
+
+fn with_tids(flags: u64, tids: &[i32]) -> R {
+    let a = CloneArgs {
+        flags,
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: tids.as_ptr() as u64,
+        set_tid_size: tids.len() as u64,
+        ..Default::default()
+    };
+    sc!(libc::SYS_clone3, &a as *const _, 88)
+}
+
+/// clone3(2) set_tid, in pid namespaces of its own.
+fn set_tid() {
+    let gone = |r: R| {
+        if r.0 == 0 {
+            unsafe { libc::_exit(getpid() & 0x7f) };
+        }
+        if r.is_ok() { format!("{r}, {}", wait_opt(r.0 as i32, 0)) } else { r.to_string() }
+    };
+    if unsafe { libc::geteuid() } != 0 {
+        say("without power", gone(with_tids(0, &[20_000])));
+        say("wrong number without power", gone(with_tids(0, &[0])));
+    }
+    say("unshare", c!(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)));
+    say("init must be 1", gone(with_tids(0, &[2])));
+    let r = with_tids(0, &[1]);
+    if r.0 == 0 {
+        say("init", getpid());
+        for n in [0, -1, i32::MIN, i32::MAX] {
+            say(&format!("number {n}"), gone(with_tids(0, &[n])));
+        }
+        say("100", gone(with_tids(0, &[100])));
+        say("100 again", gone(with_tids(0, &[100])));
+        say("1", gone(with_tids(0, &[1])));
+        say("array without size", gone(with_tids(0, &[])));
+        say("no capability outside", gone(with_tids(0, &[101, 20_000])));
+        say("more levels than there are", gone(with_tids(0, &[101; 32])));
+        say("too many", gone(with_tids(0, &[101; 33])));
+        say("a wrong one behind a good one", gone(with_tids(0, &[101, 0])));
+        let e = Event::new();
+        let r = with_tids(0, &[64]);
+        if r.0 == 0 {
+            e.wait();
+            unsafe { libc::_exit(3) };
+        }
+        say("alive", r);
+        say("taken", gone(with_tids(0, &[64])));
+        e.post();
+        say("ended", wait_opt(64, 0));
+        say("bad pointer", {
+            let a = CloneArgs { set_tid: 8, set_tid_size: 1, ..Default::default() };
+            sc!(libc::SYS_clone3, &a as *const _, 88)
+        });
+        say("new namespace below", gone(with_tids(libc::CLONE_NEWPID as u64, &[1, 50])));
+        say("its init", gone(with_tids(libc::CLONE_NEWPID as u64, &[5, 51])));
+        unsafe { libc::_exit(0) };
+    }
+    say("end", wait_opt(r.0 as i32, 0));
+}
+
+fn set_tid_two_levels_root() {
+    let free = (20_000..30_000).find(|n| c!(libc::kill(*n, 0)).is(libc::ESRCH)).unwrap_or(0);
+    let r = with_tids(0, &[free]);
+    if r.0 == 0 {
+        unsafe { libc::_exit(i32::from(getpid() != free)) };
+    }
+    say("as asked", r.0 == i64::from(free));
+    say("own", getpid() != free);
+    say("status", wait_opt(free, 0));
+    say("unshare", c!(libc::unshare(libc::CLONE_NEWPID)));
+    say(
+        "init",
+        in_child(|| {
+            let r = with_tids(0, &[77, free]);
+            if r.0 == 0 {
+                unsafe { libc::_exit(getpid()) };
+            }
+            say("inside", r);
+            let outside =
+                std::fs::read_to_string(format!("/proc/{free}/status")).unwrap_or_default();
+            let line = outside.lines().find(|l| l.starts_with("NSpid")).unwrap_or_default();
+            say("outside", line.split_whitespace().nth(2).unwrap_or("-"));
+            say("status", wait_opt(77, 0));
+            0
+        }),
+    );
 }
 
 fn clone_exit_signal() {

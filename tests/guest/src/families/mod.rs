@@ -33,6 +33,7 @@ mod signals;
 mod sockopt;
 mod threads;
 mod time;
+mod timens;
 mod tty;
 mod unix;
 mod unixoptions;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Family> {
         sigio,
         events,
         time,
+        timens,
         unix,
         inet,
         sockopt,
@@ -87,5 +89,10 @@ pub fn all() -> Vec<Family> {
 
 /// What the program does when a case executes it again.
 pub fn role(args: &[String]) -> ExitCode {
+    if let Some((first, rest)) = args.split_first()
+        && first == "timens"
+    {
+        return timens::role(rest);
+    }
     exec::role(args).unwrap_or(ExitCode::from(2))
 }

@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     user_maps_itself, user_bad_maps, map_opener, unshare_errors, nested_pids, uts_root: root, mounts_root: root, pids_root: root,
-    init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root,
+    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root,
 }
 
 fn unshare(flags: i32) -> R {
@@ -190,6 +190,25 @@ fn nested_pids() {
     });
     say("end", end);
     say("after init's death", sc!(libc::SYS_fork));
+}
+
+/// The thread that executes a program takes the leader's place and keeps its namespaces.
+fn exec_by_thread() {
+    say("unshare", unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWUTS));
+    let own = link("uts");
+    let end = in_child(|| {
+        std::thread::spawn(move || {
+            let script = cstr("test \"$(readlink /proc/self/ns/uts)\" = \"$0\" && echo same");
+            let own = cstr(&own);
+            let argv =
+                [c"sh".as_ptr(), c"-c".as_ptr(), script.as_ptr(), own.as_ptr(), std::ptr::null()];
+            say("exec", c!(libc::execv(c"/bin/sh".as_ptr(), argv.as_ptr())));
+        });
+        loop {
+            pause_poll();
+        }
+    });
+    say("end", end);
 }
 
 fn uts_root() {

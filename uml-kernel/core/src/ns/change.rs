@@ -6,7 +6,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 
 use super::{
-    CLONE_NEWTIME, CgroupNs, IpcNs, Namespace, NetNs, NsSet, PidNs, UserNs, UtsNs, next_id,
+    CLONE_NEWTIME, CgroupNs, IpcNs, Namespace, NetNs, NsSet, PidNs, TimeNs, UserNs, UtsNs, next_id,
 };
 use crate::task::cred::CAP_FULL;
 use crate::task::{Cap, Cred, FsContext, Task};
@@ -27,7 +27,7 @@ const THREAD: u64 = libc::CLONE_THREAD as u64;
 const SYSVSEM: u64 = libc::CLONE_SYSVSEM as u64;
 
 /// Kinds other than user namespaces.
-pub const NOT_USER: u64 = NEWNS | NEWUTS | NEWIPC | NEWNET | NEWPID | NEWCGROUP;
+pub const NOT_USER: u64 = NEWNS | NEWUTS | NEWIPC | NEWNET | NEWPID | NEWCGROUP | CLONE_NEWTIME;
 /// Every kind that can be made anew.
 pub const ALL: u64 = NOT_USER | NEWUSER;
 
@@ -100,7 +100,20 @@ pub fn new_set(task: &Task, flags: u64, cred: &Cred, fs: &FsContext) -> Result<A
         }
         set.pid_for_children = PidNs::create(&task.process.pid_ns, owner)?;
     }
+    if flags & CLONE_NEWTIME != 0 {
+        set.time_for_children = TimeNs::create(&old.time, owner);
+    }
     Ok(Arc::new(set))
+}
+
+/// The set of a task that is about to have memory of its own, by fork(2) or execve(2): it enters the time namespace that
+/// was made for it. `None` when it is in that already.
+pub fn enter_time(set: &NsSet) -> Option<Arc<NsSet>> {
+    if Arc::ptr_eq(&set.time, &set.time_for_children) {
+        return None;
+    }
+    set.time_for_children.enter();
+    Some(Arc::new(NsSet { time: set.time_for_children.clone(), ..set.clone() }))
 }
 
 /// True when the task is the only thread of its process.
@@ -112,7 +125,6 @@ fn alone(task: &Task) -> bool {
 pub fn unshare(task: &Arc<Task>, flags: u64) -> Result<()> {
     let known = ALL | FS | FILES | VM | SIGHAND | THREAD | SYSVSEM;
     if flags & !known != 0 {
-        // CLONE_NEWTIME too: there are no time namespaces.
         return Err(EINVAL);
     }
     let mut f = flags;
@@ -169,7 +181,7 @@ pub fn join(task: &Arc<Task>, ns: &Namespace, kind: u64) -> Result<()> {
 
 /// setns(2) with a pidfd: the kinds of `flags` that `target` is in.
 pub fn join_task(task: &Arc<Task>, target: &Task, flags: u64) -> Result<()> {
-    if flags & !(ALL | CLONE_NEWTIME) != 0 || flags == 0 {
+    if flags & !ALL != 0 || flags == 0 {
         return Err(EINVAL);
     }
     if !crate::task::access::may_access(task, target, crate::task::access::Ids::Real) {
@@ -207,6 +219,9 @@ impl Joining<'_> {
         if let Namespace::User(u) = ns {
             return self.join_user(u);
         }
+        if matches!(ns, Namespace::Time(_)) && !alone(self.task) {
+            return Err(EUSERS);
+        }
         let owner = ns.owner().ok_or(EPERM)?;
         if !self.cred.capable_in(&owner, Cap::SysAdmin) || !self.cred.capable_here(Cap::SysAdmin) {
             return Err(EPERM);
@@ -232,10 +247,9 @@ impl Joining<'_> {
                 }
                 self.set.pid_for_children = n.clone();
             }
-            Namespace::Time => {
-                if !alone(self.task) {
-                    return Err(EUSERS);
-                }
+            Namespace::Time(n) => {
+                self.set.time = n.clone();
+                self.set.time_for_children = n.clone();
             }
             Namespace::User(_) => unreachable!("returned above"),
         }
@@ -271,7 +285,14 @@ impl Joining<'_> {
             drop(fs.set_root(root.clone()));
             drop(fs.set_cwd(root));
         }
+        let moved = !Arc::ptr_eq(&self.set.time, &task.ns().time);
+        if moved {
+            self.set.time.enter();
+        }
         task.set_ns(Arc::new(self.set));
+        if moved {
+            task.clocks_moved();
+        }
     }
 }
 

@@ -124,18 +124,19 @@ impl PidNs {
         self.kernel_pid(1)
     }
 
-    /// Gives `pid` a number here and in every ancestor but the first, `wanted` here if not 0. `live` tells which kernel
-    /// pids are in use. `ENOMEM` once the namespace's init is gone, `EEXIST` when the wanted number is taken.
+    /// Gives `pid` a number here and in every ancestor but the first, as `wanted` says (innermost first, what is not there
+    /// may be any). `live` tells which kernel pids are in use. `ENOMEM` once the namespace's init is gone, `EEXIST` when a
+    /// wanted number is taken.
     pub fn enter(
         self: &Arc<PidNs>,
         pid: i32,
-        wanted: i32,
+        wanted: &[i32],
         max: i32,
         live: &dyn Fn(i32) -> bool,
     ) -> Result<()> {
         for (n, ns) in self.chain().enumerate() {
             if !ns.is_initial() {
-                ns.number(pid, if n == 0 { wanted } else { 0 }, max, live)
+                ns.number(pid, wanted.get(n).copied().unwrap_or(0), max, live)
                     .inspect_err(|_| self.forget(pid))?;
             }
         }
@@ -207,28 +208,28 @@ mod tests {
         let a = PidNs::create(&first, &UserNs::initial()).unwrap();
         let b = PidNs::create(&a, &UserNs::initial()).unwrap();
         let live = |_: i32| true;
-        a.enter(100, 0, 32768, &live).unwrap();
-        b.enter(101, 0, 32768, &live).unwrap();
-        b.enter(102, 0, 32768, &live).unwrap();
+        a.enter(100, &[], 32768, &live).unwrap();
+        b.enter(101, &[], 32768, &live).unwrap();
+        b.enter(102, &[], 32768, &live).unwrap();
         assert_eq!((a.show(100), a.show(101), a.show(102)), (1, 2, 3));
         assert_eq!((b.show(100), b.show(101), b.show(102)), (0, 1, 2));
         assert_eq!((b.kernel_pid(2), b.kernel_pid(3), first.show(102)), (Some(102), None, 102));
-        assert_eq!(b.enter(103, 2, 32768, &live), Err(EEXIST));
+        assert_eq!(b.enter(103, &[2], 32768, &live), Err(EEXIST));
         b.forget(102);
-        b.enter(103, 2, 32768, &live).unwrap();
+        b.enter(103, &[2], 32768, &live).unwrap();
         assert_eq!((a.kernel_pid(3), b.kernel_pid(2)), (None, Some(103)));
         b.close();
-        assert_eq!(b.enter(104, 0, 32768, &live), Err(ENOMEM));
+        assert_eq!(b.enter(104, &[], 32768, &live), Err(ENOMEM));
     }
 
     #[test]
     fn numbers_of_the_dead_come_round() {
         let ns = PidNs::create(&PidNs::initial(), &UserNs::initial()).unwrap();
         for pid in 1..400 {
-            ns.enter(1000 + pid, 0, 400, &|_| true).unwrap();
+            ns.enter(1000 + pid, &[], 400, &|_| true).unwrap();
         }
-        assert_eq!(ns.enter(5000, 0, 400, &|_| true), Err(EAGAIN));
-        ns.enter(5000, 0, 400, &|p| p != 1350).unwrap();
+        assert_eq!(ns.enter(5000, &[], 400, &|_| true), Err(EAGAIN));
+        ns.enter(5000, &[], 400, &|p| p != 1350).unwrap();
         assert_eq!((ns.show(5000), ns.show(1350)), (350, 0));
     }
 }

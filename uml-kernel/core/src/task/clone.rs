@@ -9,17 +9,17 @@ use uml_base::{Events, WaitQueue};
 
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
-use crate::ns::{CLONE_NEWTIME, PidNs, change};
+use crate::ns::{PidNs, change};
 use crate::ptrace;
 use crate::signal::SigHand;
 use crate::task::process::Process;
-use crate::task::{Cap, Resource, Task, TaskInit, VforkDone, WaitKind};
+use crate::task::{Cap, Cred, Resource, Task, TaskInit, VforkDone, WaitKind};
 use crate::time::cpulimit::CpuLimit;
 use crate::user;
 use crate::vfs::open::ExecGuard;
 
 /// What clone(2) and clone3(2) ask for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CloneArgs {
     /// CLONE_* without the exit signal.
     pub flags: u64,
@@ -30,8 +30,8 @@ pub struct CloneArgs {
     pub parent_tid: u64,
     pub child_tid: u64,
     pub pidfd: u64,
-    /// clone3(2) set_tid: the tid wanted in the current pid namespace, 0 for any.
-    pub set_tid: i32,
+    /// clone3(2) set_tid: the tids wanted in the new task's pid namespace and those around it, innermost first.
+    pub set_tid: Vec<i32>,
     /// clone3(2) CLONE_INTO_CGROUP: a descriptor of the control group's directory.
     pub cgroup: i32,
 }
@@ -72,11 +72,52 @@ fn check(a: &CloneArgs, parent: &Task) -> Result<()> {
     if bad || f & THREAD != 0 && elsewhere {
         return Err(EINVAL);
     }
-    // There are no time namespaces, as without CONFIG_TIME_NS.
-    if f & CLONE_NEWTIME != 0 {
+    Ok(())
+}
+
+/// Checks the numbers that clone3(2) set_tid asks for; the one in the initial pid namespace when that is among them.
+fn check_tids(parent: &Task, flags: u64, cred: &Cred, wanted: &[i32]) -> Result<Option<i32>> {
+    let max = parent.kernel().sysctl.kernel_pid_max.get() as i32;
+    let mut namespaces = Vec::new();
+    if flags & NEWPID != 0 {
+        namespaces.push(None);
+    }
+    namespaces.extend(parent.ns().pid_for_children.chain().map(|n| Some(n.clone())));
+    if wanted.len() > namespaces.len() {
         return Err(EINVAL);
     }
-    Ok(())
+    let mut outermost = None;
+    for (n, ns) in wanted.iter().zip(&namespaces) {
+        if !(1..max).contains(n) {
+            return Err(EINVAL);
+        }
+        // The first process of a namespace is its init.
+        let has_init = ns.as_ref().is_some_and(|ns| ns.is_initial() || ns.init().is_some());
+        if *n != 1 && !has_init {
+            return Err(EINVAL);
+        }
+        let owner = ns.as_ref().map_or(&cred.user_ns, |ns| &ns.owner);
+        let may = |cap| cred.capable_in(owner, cap);
+        if !may(Cap::CheckpointRestore) && !may(Cap::SysAdmin) {
+            return Err(EPERM);
+        }
+        if ns.as_ref().is_some_and(|ns| ns.is_initial()) {
+            outermost = Some(*n);
+        }
+    }
+    Ok(outermost)
+}
+
+/// A pid that was asked for, until its task has it.
+struct Reserved<'a> {
+    kernel: &'a Kernel,
+    pid: i32,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.kernel.tree.write().unreserve(self.pid);
+    }
 }
 
 /// Takes a process that did not come to be out of its control group again.
@@ -120,6 +161,7 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
             Some(kernel.hooks.cgroup_to_join(&parent, &dir)?)
         }
     };
+    let wanted_outermost = check_tids(&parent, flags, &cred, &args.set_tid)?;
     let privileged = cred.capable(Cap::SysResource) || cred.capable(Cap::SysAdmin);
     let tid = {
         let mut tree = kernel.tree.write();
@@ -133,15 +175,20 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
                 return Err(EAGAIN);
             }
         }
-        tree.alloc_pid(kernel.sysctl.kernel_pid_max.get() as i32)?
+        let max = kernel.sysctl.kernel_pid_max.get() as i32;
+        match wanted_outermost {
+            Some(n) => tree.reserve(n)?,
+            None => tree.alloc_pid(max)?,
+        }
     };
+    let _reserved = wanted_outermost.map(|pid| Reserved { kernel: &kernel, pid });
     let fs = if flags & FS != 0 { parent.fs() } else { Arc::new(parent.fs().duplicate()) };
     let namespaces = change::new_set(&parent, flags, &cred, &fs)?;
     let pid_ns = namespaces.pid_for_children.clone();
     {
         let tree = kernel.tree.read();
         let max = kernel.sysctl.kernel_pid_max.get() as i32;
-        pid_ns.enter(tid, 0, max, &|pid| tree.in_use(pid))?;
+        pid_ns.enter(tid, &args.set_tid, max, &|pid| tree.in_use(pid))?;
     }
     let shown = parent.show_pid(tid);
 
@@ -168,7 +215,11 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
             blocked: parent.blocked(),
         },
     );
-    child.set_ns(namespaces);
+    let moved = if flags & VM == 0 { change::enter_time(&namespaces) } else { None };
+    if moved.is_some() {
+        child.clocks_moved();
+    }
+    child.set_ns(moved.unwrap_or(namespaces));
     inherit(&parent, &child, args);
     kernel.cgroups.forked(&parent.process, group, &child, flags & THREAD == 0)?;
     let membership = Uncount { kernel: &kernel, child: &child, on: flags & THREAD == 0 };

@@ -187,6 +187,24 @@ impl Ctx<'_> {
         }
     }
 
+    /// The vDSO's page of clocks is that of the task's time namespace again.
+    fn renew_clocks(&mut self) {
+        if !self.task.stale_clocks.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let ns = self.task.ns();
+        if let (Some(v), Ok(mm)) = (self.kernel.vdso.get(), self.task.mm())
+            && let Err(e) = v.renew(self.hw, &mm, &ns.time)
+        {
+            // A program with wrong clocks must not go on.
+            uml_base::pr_err!(
+                "time namespace: process {} cannot have its clocks: {e}",
+                self.task.process.pid
+            );
+            exit::begin_group_exit(&self.task, libc::SIGKILL);
+        }
+    }
+
     /// The way back to guest code.
     fn leave(mut self, mut ret: Option<SyscallReturn>) -> Next {
         loop {
@@ -234,7 +252,7 @@ impl Ctx<'_> {
                 continue;
             }
             if self.task.attention.load(Ordering::SeqCst) {
-                self.task.notify_resume.store(false, Ordering::SeqCst);
+                self.renew_clocks();
                 if deliver_pending(&mut self, ret) == Delivered::Handler {
                     // A further signal may push a frame on top of this one.
                     self.reply = Reply::Registers;

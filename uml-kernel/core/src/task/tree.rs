@@ -48,6 +48,8 @@ pub struct Tree {
     tasks: HashMap<i32, Arc<Task>>,
     groups: HashMap<i32, BTreeSet<i32>>,
     last_pid: i32,
+    /// Pids of tasks that are being made and may have no other.
+    reserved: BTreeSet<i32>,
 }
 
 /// Default of the largest pid plus one (/proc/sys/kernel/pid_max).
@@ -69,9 +71,25 @@ impl Tree {
         Err(EAGAIN)
     }
 
+    /// Takes the unused pid `pid` for a task that is being made (clone3(2) set_tid); `EEXIST` when it is in use.
+    pub fn reserve(&mut self, pid: i32) -> Result<i32> {
+        if self.in_use(pid) {
+            return Err(EEXIST);
+        }
+        self.reserved.insert(pid);
+        PidNs::forget_everywhere(pid);
+        Ok(pid)
+    }
+
+    /// The task with the reserved pid is in the tree, or did not come to be.
+    pub fn unreserve(&mut self, pid: i32) {
+        self.reserved.remove(&pid);
+    }
+
     /// True while `pid` names a thread, process, group or session.
     pub fn in_use(&self, pid: i32) -> bool {
         self.tasks.contains_key(&pid)
+            || self.reserved.contains(&pid)
             || self.procs.contains_key(&pid)
             || self.groups.contains_key(&pid)
             || self.procs.values().any(|p| p.session == pid)

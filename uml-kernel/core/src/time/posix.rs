@@ -229,6 +229,11 @@ impl PosixTimer {
         self.timer.set(at);
     }
 
+    /// The clock it follows.
+    pub fn clock(&self) -> TimerClock {
+        self.clock
+    }
+
     /// Time left (zero when off) and the interval (timer_gettime(2)).
     pub fn get(&self) -> (Duration, Duration) {
         let cpu = self.cpu();

@@ -29,6 +29,7 @@ mod stat;
 mod statm;
 mod status;
 mod task;
+mod timens;
 mod timerslack;
 mod wchan;
 
@@ -349,6 +350,7 @@ macro_rules! common_rows {
 static ROWS: &[Row<Target>] = common_rows![
     Row::file("mountstats", 0o400, mounts::mountstats),
     Row::dir("task", 0o555, task::dir),
+    Row::file("timens_offsets", 0o644, timens::file),
     Row::setting("timerslack_ns", 0o666, timerslack::show, timerslack::store),
 ];
 

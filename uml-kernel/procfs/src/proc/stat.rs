@@ -2,6 +2,7 @@
 
 use uml_abi::Result;
 use uml_core::task::{RunState, Task};
+use uml_core::time::Clock;
 use uml_core::vfs::now;
 
 use super::fs::Subject;
@@ -43,7 +44,8 @@ pub fn show(s: &Subject, task: &Task, out: &mut Text) -> Result<()> {
         }
     }
     writeln!(out, "\nctxt {}", usage.nvcsw + usage.nivcsw);
-    writeln!(out, "btime {}", now().sec - uptime.as_secs() as i64);
+    let shown = task.ns().time.shown(Clock::Boottime, uptime);
+    writeln!(out, "btime {}", now().sec - shown.as_secs() as i64);
     writeln!(out, "processes {}", kernel.forks());
     writeln!(out, "procs_running {running}");
     writeln!(out, "procs_blocked {blocked}");

@@ -55,6 +55,9 @@ impl NsLink {
             // A new pid namespace exists only once its init does.
             return ns.init().map(|_| Namespace::Pid(ns)).ok_or(ENOENT);
         }
+        if self.children && self.kind == NsKind::Time {
+            return Ok(Namespace::Time(t.ns().time_for_children.clone()));
+        }
         Ok(Namespace::of(t, self.kind))
     }
 }

@@ -8,6 +8,7 @@ use uml_core::task::access::{Ids, may_access};
 use uml_core::task::rlimit::Resource;
 use uml_core::task::tree::ChildState;
 use uml_core::task::{RunState, Task};
+use uml_core::time::Clock;
 
 use super::super::stat::TICK;
 use super::{Target, sched, status};
@@ -94,7 +95,8 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let (ignored, caught) = dispositions(&task);
     let pending = task.pending.lock().set;
     let low = |set: u64| set & 0x7fff_ffff;
-    let start = task.start_time.saturating_duration_since(kernel.boot).as_nanos() as u64 / TICK;
+    let start = task.start_time.saturating_duration_since(kernel.boot);
+    let start = reader.ns().time.shown(Clock::Boottime, start).as_nanos() as u64 / TICK;
     let mut flags = 0;
     if !process.did_exec.load(Ordering::Relaxed) {
         flags |= PF_FORKNOEXEC;
