@@ -13,7 +13,7 @@ use crate::suite::program;
 const WORKERS: u64 = 3;
 
 /// Filesystems and ways to keep them; runs go through the list.
-const KINDS: [(&str, &[&str], &str, bool); 8] = [
+const KINDS: [(&str, &[&str], &str, bool); 9] = [
     ("ext4 raw", &["-t", "ext4", "-b", "4096"], "defaults", false),
     ("ext4 in a COW file", &["-t", "ext4", "-b", "4096"], "defaults", true),
     ("ext4 with 1 KiB blocks", &["-t", "ext4", "-b", "1024"], "defaults", false),
@@ -32,6 +32,7 @@ const KINDS: [(&str, &[&str], &str, bool); 8] = [
     ),
     ("ext4 without delayed allocation", &["-t", "ext4", "-b", "4096"], "nodelalloc", true),
     ("ext4, discard, writeback", &["-t", "ext4", "-b", "4096"], "discard,data=writeback", false),
+    ("ext4, data journaled", &["-t", "ext4", "-b", "4096"], "data=journal", false),
 ];
 
 /// Name of the kind of run `n`.

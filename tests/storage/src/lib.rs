@@ -14,6 +14,7 @@ pub mod interchange;
 pub mod kill;
 pub mod machine;
 pub mod memory;
+pub mod mounted;
 pub mod ops;
 pub mod suite;
 pub mod trees;

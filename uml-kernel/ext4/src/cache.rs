@@ -19,6 +19,8 @@ pub(crate) enum Checked {
 /// One metadata block.
 pub(crate) struct Block {
     pub(crate) data: Box<[u8]>,
+    /// Contents of a file that go through the journal, not metadata: never in the [`Cache`].
+    pub(crate) contents: bool,
     checked: AtomicU8,
 }
 
@@ -26,6 +28,7 @@ impl Clone for Block {
     fn clone(&self) -> Block {
         Block {
             data: self.data.clone(),
+            contents: self.contents,
             checked: AtomicU8::new(self.checked.load(Ordering::Relaxed)),
         }
     }
@@ -33,7 +36,12 @@ impl Clone for Block {
 
 impl Block {
     pub(crate) fn new(data: Vec<u8>) -> Block {
-        Block { data: data.into_boxed_slice(), checked: AtomicU8::new(0) }
+        Block { data: data.into_boxed_slice(), contents: false, checked: AtomicU8::new(0) }
+    }
+
+    /// A block of a file's contents.
+    pub(crate) fn of_file(data: Vec<u8>) -> Block {
+        Block { contents: true, ..Block::new(data) }
     }
 
     pub(crate) fn is_checked(&self, c: Checked) -> bool {

@@ -32,6 +32,8 @@ pub struct Options {
     pub noload: bool,
     /// Flush the store at the points crash safety needs (`barrier`).
     pub barrier: bool,
+    /// Write file contents to the journal first (`data=journal`).
+    pub journal_data: bool,
     /// Discard freed blocks after each commit (`discard`).
     pub discard: bool,
     /// The `errors=` policy; `None` takes the superblock's.
@@ -53,6 +55,7 @@ impl Default for Options {
             read_only: false,
             noload: false,
             barrier: true,
+            journal_data: false,
             discard: false,
             errors: None,
             on_error: None,
@@ -311,7 +314,9 @@ impl Ext4 {
         for (nr, b) in blocks {
             if st.dirty.get(&nr).is_some_and(|d| Arc::ptr_eq(d, &b)) {
                 st.dirty.remove(&nr);
-                self.core.cache.insert(nr, b);
+                if !b.contents {
+                    self.core.cache.insert(nr, b);
+                }
             }
         }
     }
@@ -474,6 +479,11 @@ impl Ext4 {
     /// Changes the `errors=` policy (remount).
     pub fn set_error_policy(&self, policy: ErrorPolicy) {
         self.core.errors.set_policy(policy);
+    }
+
+    /// File contents go through the journal (`data=journal`).
+    pub fn journals_data(&self) -> bool {
+        self.core.journal_data
     }
 
     /// What the journal replay of this mount did.

@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) lay: Layout,
     pub(crate) cache: Cache,
     pub(crate) errors: ErrorSink,
+    /// File contents are changed like metadata: through transactions and the journal (`data=journal`).
+    pub(crate) journal_data: bool,
     /// Blocks no file may own: descriptors, bitmaps, inode tables, the
     /// journal; sorted, disjoint `(start, end)`. Grows with the filesystem.
     pub(crate) system: RwLock<Vec<(u64, u64)>>,

@@ -34,6 +34,7 @@ fn new_core(store: Arc<dyn BlockStore>, lay: Layout, opts: &Options, read_only: 
         store,
         lay,
         cache: Cache::new(opts.cache_bytes),
+        journal_data: opts.journal_data,
         errors: ErrorSink::new(policy, opts.on_error.clone(), read_only),
         system: RwLock::new(Vec::new()),
         kept_blocks,
@@ -57,6 +58,9 @@ impl Ext4 {
             if !store.writable() {
                 return Err(MountError::Io(uml_abi::errno::EROFS));
             }
+        }
+        if opts.journal_data && lay.journal_inum == 0 {
+            return Err(MountError::Journal("data=journal on a filesystem without one".into()));
         }
         let read_only = opts.read_only;
         let mut core = new_core(store.clone(), lay, &opts, read_only);

@@ -107,6 +107,41 @@ impl<'a> Txn<'a> {
         &mut Arc::make_mut(slot).data
     }
 
+    /// A block of a file's contents, for changing, with `data=journal`; one
+    /// whose old contents do not count is zeroed instead of read.
+    pub(crate) fn contents(&mut self, nr: u64, keep: bool) -> Result<&mut [u8]> {
+        if !self.over.contains_key(&nr) || !keep {
+            let b = match self.st.dirty.get(&nr) {
+                _ if !keep => Block::of_file(vec![0; self.core.lay.bs()]),
+                Some(b) => Block::clone(b),
+                // Past the cache, which holds metadata alone.
+                None => Block::of_file(self.core.read_raw(nr)?),
+            };
+            self.revoked.remove(&nr);
+            self.over.insert(nr, Arc::new(b));
+        }
+        match self.over.get_mut(&nr) {
+            Some(b) => Ok(&mut Arc::make_mut(b).data),
+            None => Err(uml_abi::errno::EIO),
+        }
+    }
+
+    /// Freed contents of a file: a copy in the log must not be replayed over
+    /// what the blocks hold next.
+    pub(crate) fn forget_contents(&mut self, start: u64, len: u64) {
+        let run = start..start + len;
+        let changed = self.st.dirty.len() + self.over.len();
+        let in_log: Vec<u64> = if len < changed as u64 {
+            run.filter(|nr| self.st.dirty.contains_key(nr) || self.over.contains_key(nr)).collect()
+        } else {
+            let all = self.st.dirty.keys().chain(self.over.keys());
+            all.copied().filter(|nr| run.contains(nr)).collect()
+        };
+        for nr in in_log {
+            self.revoke(nr);
+        }
+    }
+
     /// Changes a group descriptor.
     pub(crate) fn with_desc<R>(
         &mut self,

@@ -109,6 +109,60 @@ fn noload_reads_without_replay_and_never_writes() {
 }
 
 #[test]
+fn journaled_data_needs_a_journal() {
+    if !have_tools() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let opts = uml_ext4::Options { journal_data: true, ..options() };
+    let store = mem(&mkfs(tmp.path(), "none", MATRIX[11].1, 16, None));
+    assert!(matches!(Ext4::open(store, opts), Err(MountError::Journal(_))));
+}
+
+/// Blocks whose contents went through the log are used again by a file whose contents do not: no replay puts the old
+/// contents back.
+#[test]
+fn journaled_contents_do_not_come_back() {
+    if !have_tools() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let img = mkfs(tmp.path(), "again", MATRIX[0].1, 16, None);
+    let store = mem(&img);
+    let new = uml_ext4::NewInode::new(0o100644, 0, 0);
+    let fs = common::open_journaled(store.clone());
+    let old = fs.create(2, b"old", &new).unwrap();
+    fs.write(old, 0, &vec![1; 400_000], false).unwrap();
+    fs.commit().unwrap();
+    let at = fs.map(old, 0, 1).unwrap().physical;
+    fs.unlink(2, b"old").unwrap();
+    fs.forget(old).unwrap();
+    fs.commit().unwrap();
+    let replayed = open_ro(Arc::new(MemStore::new(store.snapshot()))).replay_report();
+    assert!(replayed.revoked >= 97, "freed contents would be replayed: {replayed:?}");
+    // Directory blocks now, then files.
+    let dir = fs.mkdir(2, b"d", &uml_ext4::NewInode::new(0o755, 0, 0)).unwrap();
+    let mut reused = fs.map(dir, 0, 1).unwrap().physical == at;
+    for i in 0..60u8 {
+        let f = fs.create(dir, format!("{i}").as_bytes(), &new).unwrap();
+        fs.write(f, 0, &vec![100 + i; 8192], false).unwrap();
+        reused |= fs.map(f, 0, 1).unwrap().physical == at;
+    }
+    assert!(reused, "the test needs the freed blocks to be used again");
+    fs.commit().unwrap();
+    drop(fs);
+    std::fs::write(&img, store.snapshot()).unwrap();
+    let (code, text) = fsck(&img, "-p");
+    assert!(matches!(code, 0 | 1), "{text}");
+    for fs in [open_ro(store.clone()), open_ro(mem(&img))] {
+        for i in 0..60u8 {
+            let f = resolve(&fs, &format!("d/{i}"));
+            same(&read_all(&fs, f), &vec![100 + i; 8192], "a new file");
+        }
+    }
+}
+
+#[test]
 fn orphans_in_list_and_file_are_finished() {
     if !have_tools() {
         return;

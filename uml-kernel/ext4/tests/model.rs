@@ -38,6 +38,15 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn check(name: &str, args: &[&str], cases: u32) {
+    check_with(name, args, cases, open);
+}
+
+fn check_with(
+    name: &str,
+    args: &[&str],
+    cases: u32,
+    open: fn(std::sync::Arc<dyn uml_ext4::BlockStore>) -> uml_ext4::Ext4,
+) {
     if !have_tools() {
         return;
     }
@@ -81,6 +90,16 @@ macro_rules! feature_sets {
             check(name, args, $cases);
         })*
     };
+}
+
+/// File contents through the journal, with a small log that is often emptied.
+#[test]
+fn journaled_data() {
+    for i in [0, 1, 3, 5, 9] {
+        let (name, args) = MATRIX[i];
+        let args: Vec<&str> = args.iter().chain(&["-J", "size=4"]).copied().collect();
+        check_with(name, &args, 8, open_journaled);
+    }
 }
 
 feature_sets! {

@@ -131,6 +131,15 @@ fn verify(fs: &Ext4, want: &Promise, what: &str) {
 }
 
 fn run(index: usize, args: &[&str], samples: usize) {
+    run_with(index, args, samples, open);
+}
+
+fn run_with(
+    index: usize,
+    args: &[&str],
+    samples: usize,
+    open: fn(Arc<dyn uml_ext4::BlockStore>) -> Ext4,
+) {
     if !have_tools() {
         return;
     }
@@ -192,4 +201,58 @@ fn inline_data() {
 #[test]
 fn ext3() {
     run(7, &["-J", "size=4"], 5);
+}
+
+#[test]
+fn journaled_data_4k() {
+    run_with(0, &["-J", "size=4"], 5, open_journaled);
+}
+
+#[test]
+fn journaled_data_1k_inline() {
+    run_with(5, &["-b", "1024", "-J", "size=1"], 8, open_journaled);
+}
+
+#[test]
+fn journaled_data_ext3() {
+    run_with(7, &["-J", "size=4"], 5, open_journaled);
+}
+
+/// What `data=journal` adds: a write that fits a transaction is there as a whole or not at all.
+#[test]
+fn journaled_overwrites_are_atomic() {
+    if !have_tools() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    for (name, args) in [MATRIX[0], MATRIX[3]] {
+        let args: Vec<&str> = args.iter().chain(&["-J", "size=4"]).copied().collect();
+        let blank = std::fs::read(mkfs(tmp.path(), name, &args, 16, None)).unwrap();
+        let rec = Recorder::new(blank.clone());
+        let fs = open_journaled(rec.clone());
+        let f = fs.create(ROOT_INO, b"f", &NewInode::new(0o100644, 0, 0)).unwrap();
+        let version = |k: usize| vec![k as u8; 20_000];
+        for k in 0..12 {
+            fs.write(f, 300, &version(k), false).unwrap();
+            same(&read_all(&fs, f)[300..], &version(k), name);
+            fs.fsync(f).unwrap();
+            rec.mark(k);
+            if k % 5 == 4 {
+                fs.checkpoint().unwrap();
+                same(&read_all(&fs, f)[300..], &version(k), name);
+            }
+        }
+        drop(fs);
+        let log = rec.log();
+        let first = log.iter().position(|e| matches!(e, Event::Mark(0))).unwrap();
+        for n in first + 1..=log.len() {
+            for (image, mark) in [cut(&blank, &log, n), cut_reordered(&blank, &log, n, n as u64)] {
+                let fs = open_ro(Arc::new(MemStore::new(image)));
+                let data = read_all(&fs, resolve(&fs, "f"));
+                let k = usize::from(data[300]);
+                assert!(k == mark || k == mark + 1, "{name}, event {n}: {k} after {mark}");
+                same(&data[300..], &version(k), &format!("{name}, event {n}: parts of two writes"));
+            }
+        }
+    }
 }

@@ -23,10 +23,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank, pr_err, pr_info};
+use uml_core::kernel::Kernel;
 use uml_core::registry::{BlockDevice, BlockHolder};
 use uml_core::task::Task;
 use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
-use uml_ext4::{Ext4, ROOT_INO};
+use uml_ext4::{ErrorPolicy, Ext4, ROOT_INO};
 use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
 
 use crate::disk::{self, Disk, device_number};
@@ -178,12 +179,13 @@ pub struct Ext4Fs {
 }
 
 impl Ext4Fs {
-    /// Mounts `device` with the option text `data`.
+    /// Mounts `device` with the option text `data`. With `errors=panic` damage ends `kernel`'s machine.
     pub fn open(
         device: Arc<dyn BlockDevice>,
         read_only: bool,
         data: &[u8],
         pool: &Arc<Pool>,
+        kernel: Weak<Kernel>,
     ) -> Result<Arc<Ext4Fs>> {
         let name = device.name();
         let o = options::parse(data)?;
@@ -194,7 +196,14 @@ impl Ext4Fs {
         opts.cache_bytes = (limit / 8).clamp(4 << 20, 128 << 20);
         opts.dirty_bytes = (limit / 8).clamp(4 << 20, 32 << 20);
         let who = name.clone();
-        opts.on_error = Some(Arc::new(move |e| pr_err!("EXT4-fs error (device {who}): {e:?}")));
+        opts.on_error = Some(Arc::new(move |e| {
+            pr_err!("EXT4-fs error (device {who}): {e:?}");
+            if e.policy == ErrorPolicy::Panic
+                && let Some(k) = kernel.upgrade()
+            {
+                k.panic(&format!("EXT4-fs (device {who}): panic forced after error"));
+            }
+        }));
         let dev = device.dev();
         let engine = Ext4::open(Arc::new(Disk(device.clone())), opts).map_err(|e| {
             pr_err!("EXT4-fs ({name}): {e}");
@@ -273,6 +282,10 @@ impl SuperBlock for Ext4Fs {
 
     fn remount(&self, read_only: bool, data: &[u8]) -> Result<()> {
         let o = options::parse(data)?;
+        if o.data.is_some_and(|j| j != self.shared.engine.journals_data()) {
+            pr_err!("EXT4-fs: Cannot change data mode on remount");
+            return Err(EINVAL);
+        }
         self.shared.volume().set_config(o.flusher);
         self.shared.sync_writes.store(o.sync, Ordering::Relaxed);
         self.shared.no_delay.store(o.no_delay, Ordering::Relaxed);
@@ -363,7 +376,7 @@ impl FsType for Ext4Type {
             }
             return Ok(fs);
         }
-        let fs = Ext4Fs::open(device, read_only, data, &self.pool)?;
+        let fs = Ext4Fs::open(device, read_only, data, &self.pool, Arc::downgrade(&kernel))?;
         let fits = match self.name {
             "ext2" => fs.shared.kind == "ext2",
             "ext3" => fs.shared.kind != "ext4",

@@ -50,6 +50,7 @@ fn open(f: &tempfile::NamedTempFile, ro: bool) -> Arc<Ext4Fs> {
         ro,
         b"errors=remount-ro",
         &uml_pagecache::Pool::new(64 << 20),
+        std::sync::Weak::new(),
     )
     .unwrap()
 }

@@ -3,6 +3,7 @@
 use uml_abi::Result;
 use uml_abi::errno::{EINVAL, EISDIR};
 
+use crate::cache::Buf;
 use crate::fs::Ext4;
 use crate::inline;
 use crate::inode::{Inode, flags};
@@ -15,8 +16,21 @@ const BATCH: usize = 64;
 /// Contents found while planning a read.
 enum Plan {
     Inline(Vec<u8>),
-    /// Bytes to read, and the mappings they come from.
-    Blocks(u64, Vec<Mapping>),
+    /// Bytes to read, the mappings they come from, and with `data=journal`
+    /// the blocks whose newest contents are not yet at home.
+    Blocks(u64, Vec<Mapping>, Vec<(u64, Buf)>),
+}
+
+/// Puts the blocks of `newer` that lie in `p..p + len` over what was read from byte `skip` of that run.
+fn lay_over(newer: &[(u64, Buf)], p: u64, len: u64, skip: u64, bits: u32, dst: &mut [u8]) {
+    for (nr, b) in newer.iter().filter(|(nr, _)| (p..p + len).contains(nr)) {
+        let at = (nr - p) << bits;
+        let (s, e) = (at.max(skip), (at + b.len() as u64).min(skip + dst.len() as u64));
+        if s < e {
+            dst[(s - skip) as usize..(e - skip) as usize]
+                .copy_from_slice(&b[(s - at) as usize..(e - at) as usize]);
+        }
+    }
 }
 
 impl Ext4 {
@@ -48,7 +62,7 @@ impl Ext4 {
                 return Err(EINVAL);
             }
             if off >= inode.size || buf.is_empty() {
-                return Ok(Plan::Blocks(0, Vec::new()));
+                return Ok(Plan::Blocks(0, Vec::new(), Vec::new()));
             }
             if inode.has(flags::INLINE_DATA) {
                 return Ok(Plan::Inline(inline::contents(v, &inode)?));
@@ -62,7 +76,14 @@ impl Ext4 {
                 at += m.len;
                 list.push(m);
             }
-            Ok(Plan::Blocks(len.min((at << bits) - off), list))
+            let mut newer = Vec::new();
+            if v.core.journal_data {
+                for m in list.iter().filter(|m| !m.unwritten) {
+                    let run = m.physical.map_or(0..0, |p| p..p + m.len);
+                    newer.extend(run.filter_map(|nr| v.st.dirty.get(&nr).map(|b| (nr, b.clone()))));
+                }
+            }
+            Ok(Plan::Blocks(len.min((at << bits) - off), list, newer))
         })?;
         match plan {
             Plan::Inline(v) => {
@@ -71,7 +92,7 @@ impl Ext4 {
                 buf[..n].copy_from_slice(&part[..n]);
                 Ok(n)
             }
-            Plan::Blocks(len, list) => {
+            Plan::Blocks(len, list, newer) => {
                 let end = off + len;
                 for m in list {
                     let s = (m.logical << bits).max(off);
@@ -81,7 +102,11 @@ impl Ext4 {
                         continue;
                     };
                     match m.physical.filter(|_| !m.unwritten) {
-                        Some(p) => self.read_bytes(p, s - (m.logical << bits), dst)?,
+                        Some(p) => {
+                            let skip = s - (m.logical << bits);
+                            self.read_bytes(p, skip, dst)?;
+                            lay_over(&newer, p, m.len, skip, bits, dst);
+                        }
                         None => dst.fill(0),
                     }
                 }

@@ -291,7 +291,7 @@ fn put_shifted(tx: &mut Txn<'_>, i: &mut Inode, list: &[Extent], by: i64) -> Res
 }
 
 /// Grows the size; the old end's block may hold bytes that must read as zeros.
-fn grow(tx: &Txn<'_>, i: &mut Inode, size: u64) -> Result<()> {
+fn grow(tx: &mut Txn<'_>, i: &mut Inode, size: u64) -> Result<()> {
     let bits = tx.lay().block_bits;
     if i.size & ((1 << bits) - 1) != 0 {
         zero_bytes(tx, i, i.size, ((i.size >> bits) + 1) << bits)?;

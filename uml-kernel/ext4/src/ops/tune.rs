@@ -7,7 +7,6 @@ use uml_abi::Result;
 use uml_abi::errno::{EINVAL, EIO, EROFS};
 
 use crate::bytes::rd32;
-use crate::error::ErrorPolicy;
 use crate::features::incompat;
 use crate::fs::Ext4;
 use crate::layout::{SB_OFFSET, SB_SIZE, sb_csum};
@@ -31,7 +30,8 @@ const LABEL: std::ops::Range<usize> = 0x78..0x88;
 
 impl Ext4 {
     /// The superblock on the store was written by somebody else: takes over what may change while mounted. What
-    /// is no superblock of this filesystem is left alone; it is overwritten in time.
+    /// is no superblock of this filesystem is left alone; it is overwritten in time. As on Linux the error behaviour and
+    /// the default mount options count from the next mount on.
     pub fn adopt_superblock(&self) -> Result<()> {
         let mut raw = vec![0; SB_SIZE];
         self.core.store.read_at(SB_OFFSET, &mut raw)?;
@@ -55,13 +55,6 @@ impl Ext4 {
         let high = if lay.features.incompat(incompat::BIT64) { rd32(&raw, 0x154) } else { 0 };
         let kept = u64::from(rd32(&raw, 0x8)) | u64::from(high) << 32;
         self.core.kept_blocks.store(kept.min(lay.blocks_count()), Ordering::Relaxed);
-        if self.opts.errors.is_none() {
-            self.core.errors.set_policy(match raw.get(0x3c) {
-                Some(2) => ErrorPolicy::RemountRo,
-                Some(3) => ErrorPolicy::Panic,
-                _ => ErrorPolicy::Continue,
-            });
-        }
         Ok(())
     }
 

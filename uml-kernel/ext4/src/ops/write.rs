@@ -78,6 +78,9 @@ impl Ext4 {
         if self.core.errors.is_read_only() {
             return Err(uml_abi::errno::EROFS);
         }
+        if self.core.journal_data {
+            return self.write_journaled(ino, off, data, use_reserved, stamp);
+        }
         {
             let _data = self.inode_lock(ino).read().unwrap_or_else(|e| e.into_inner());
             if self.overwrite(ino, off, data)? {
@@ -92,6 +95,29 @@ impl Ext4 {
             let n = (CHUNK - (pos % CHUNK as u64) as usize).min(data.len() - at);
             let part = &data[at..at + n];
             self.write_part(ino, pos, part, use_reserved, stamp)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Writes through the journal (`data=journal`): each chunk with its
+    /// metadata in one transaction, of which it may take a part only.
+    fn write_journaled(
+        &self,
+        ino: u32,
+        off: u64,
+        data: &[u8],
+        use_reserved: bool,
+        stamp: bool,
+    ) -> Result<()> {
+        let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
+        let chunk = CHUNK.min((self.max_running / 4).max(1) << self.core.lay.block_bits);
+        let mut at = 0;
+        while at < data.len() {
+            let pos = off + at as u64;
+            let n = (chunk - (pos % chunk as u64) as usize).min(data.len() - at);
+            let part = &data[at..at + n];
+            self.transact(use_reserved, |tx| write_through(tx, ino, pos, part, stamp))?;
             at += n;
         }
         Ok(())
@@ -196,6 +222,53 @@ fn writable(src: &dyn MetaRead, ino: u32) -> Result<Inode> {
     Ok(inode)
 }
 
+/// Writes inside one transaction, contents and all.
+fn write_through(tx: &mut Txn<'_>, ino: u32, off: u64, data: &[u8], stamp: bool) -> Result<()> {
+    let mut inode = writable(tx, ino)?;
+    if inode.has(flags::INLINE_DATA) {
+        return write_inline_file(tx, ino, off, data, stamp);
+    }
+    let bits = tx.lay().block_bits;
+    let end = off + data.len() as u64;
+    let (from, to) = (off >> bits, end.div_ceil(1 << bits));
+    if to > map::max_blocks(tx, &inode) {
+        return Err(EFBIG);
+    }
+    if off > inode.size && inode.size & ((1 << bits) - 1) != 0 {
+        // What lies past the old end must not become visible.
+        let edge = (inode.size >> bits) + 1;
+        zero_bytes(tx, &inode, inode.size, off.min(edge << bits))?;
+    }
+    for p in &allocate(tx, &mut inode, from, to)? {
+        put_in(tx, p, off, data)?;
+    }
+    inode.size = inode.size.max(end);
+    finish(tx, &mut inode, stamp)
+}
+
+/// As [`put`], but with `data=journal` as a part of the transaction.
+fn put_in(tx: &mut Txn<'_>, p: &Piece, off: u64, data: &[u8]) -> Result<()> {
+    if !tx.core().journal_data {
+        return put(tx.core(), p, off, data);
+    }
+    let bs = u64::from(tx.lay().block_size);
+    let end = off + data.len() as u64;
+    for i in 0..p.len {
+        let at = (p.logical + i) * bs;
+        let (s, e) = (at.max(off), (at + bs).min(end));
+        let covered = s == at && e == at + bs;
+        if s >= e && p.keep {
+            continue;
+        }
+        let block = tx.contents(p.block + i, p.keep && !covered)?;
+        if s < e {
+            block[(s - at) as usize..(e - at) as usize]
+                .copy_from_slice(&data[(s - off) as usize..(e - off) as usize]);
+        }
+    }
+    Ok(())
+}
+
 /// Writes the part of `data` (which starts at byte `off` of the file) that
 /// falls into a piece.
 fn put(core: &Core, p: &Piece, off: u64, data: &[u8]) -> Result<()> {
@@ -258,14 +331,19 @@ pub(crate) fn zero_blocks(core: &Core, block: u64, len: u64) -> Result<()> {
 
 /// Zeroes bytes `from..to` of a file where a written block holds them; both
 /// lie in the same block.
-pub(crate) fn zero_bytes(tx: &Txn<'_>, inode: &Inode, from: u64, to: u64) -> Result<()> {
+pub(crate) fn zero_bytes(tx: &mut Txn<'_>, inode: &Inode, from: u64, to: u64) -> Result<()> {
     let lay = tx.lay();
     let lblk = from >> lay.block_bits;
     let m = map::find(tx, inode, lblk, 1)?;
     let Some(p) = m.physical.filter(|_| !m.unwritten) else { return Ok(()) };
-    let mut b = tx.core().read_raw(p)?;
     let base = lblk << lay.block_bits;
-    let part = &mut b[(from - base) as usize..(to - base) as usize];
+    let range = (from - base) as usize..(to - base) as usize;
+    if tx.core().journal_data {
+        tx.contents(p, true)?[range].fill(0);
+        return Ok(());
+    }
+    let mut b = tx.core().read_raw(p)?;
+    let part = &mut b[range];
     if part.iter().all(|x| *x == 0) {
         return Ok(());
     }
@@ -370,7 +448,7 @@ fn write_inline_file(tx: &mut Txn<'_>, ino: u32, off: u64, data: &[u8], stamp: b
             leave_inline(tx, &mut inode)?;
         }
         for p in &allocate(tx, &mut inode, off >> bits, end.div_ceil(1 << bits))? {
-            put(tx.core(), p, off, data)?;
+            put_in(tx, p, off, data)?;
         }
         inode.size = inode.size.max(end);
     }
@@ -436,7 +514,7 @@ pub(crate) fn leave_inline(tx: &mut Txn<'_>, inode: &mut Inode) -> Result<()> {
     drop_inline(tx, inode)?;
     if !all.is_empty() {
         for p in allocate(tx, inode, 0, 1)? {
-            put(tx.core(), &p, 0, &all)?;
+            put_in(tx, &p, 0, &all)?;
         }
     }
     Ok(())

@@ -106,6 +106,11 @@ pub fn open(store: Arc<dyn BlockStore>) -> Ext4 {
     Ext4::open(store, options()).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// With `data=journal`.
+pub fn open_journaled(store: Arc<dyn BlockStore>) -> Ext4 {
+    Ext4::open(store, Options { journal_data: true, ..options() }).unwrap_or_else(|e| panic!("{e}"))
+}
+
 pub fn open_ro(store: Arc<dyn BlockStore>) -> Ext4 {
     Ext4::open(store, Options { read_only: true, ..options() }).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub engine: Engine,
     /// `commit=`.
     pub flusher: VolumeConfig,
+    /// `data=`, when it was given: whether file contents go through the journal.
+    pub data: Option<bool>,
     /// `nodelalloc`.
     pub no_delay: bool,
     /// `noacl`.
@@ -64,7 +66,15 @@ pub(crate) fn parse(data: &[u8]) -> Result<Options> {
             }
             // The engine always orders data before the metadata that shows it, which is more than
             // writeback promises.
-            ("data", "ordered" | "writeback") => true,
+            ("data", "ordered" | "writeback") => {
+                o.data = Some(false);
+                true
+            }
+            ("data", "journal") => {
+                o.data = Some(true);
+                o.engine.journal_data = true;
+                true
+            }
             ("commit", v) => match v.parse::<u32>() {
                 Ok(n) => {
                     // 0 is the default, as on Linux.
