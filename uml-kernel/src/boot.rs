@@ -34,6 +34,7 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
     startup::shrink(&mut o);
     let o = &o;
     klog::boot_instant();
+    klog::show_stamps(o.log_stamps);
     let (platform, report) = match uml_platform::boot(config(o)) {
         Ok(p) => p,
         Err(e) => {

@@ -65,6 +65,8 @@ pub struct Options {
     pub log_consoles: Vec<String>,
     /// `stderr=1` or `earlyprintk`.
     pub log_stderr: bool,
+    /// Lines of the log begin with the time (`printk.time=`).
+    pub log_stamps: bool,
     /// `ubd...` in order, without the `ubd`.
     pub disks: Vec<String>,
     /// `vec...` in order, without the `vec`.
@@ -132,7 +134,7 @@ pub fn memparse(s: &str) -> u64 {
 }
 
 /// Words the generic kernel knows: they are not passed to init.
-const GENERIC: &[&str] = &[
+pub const GENERIC: &[&str] = &[
     "root",
     "rootfstype",
     "rootflags",
@@ -166,6 +168,27 @@ const GENERIC: &[&str] = &[
     "rootoverlay",
     "stdio",
     "ssl-non-raw",
+];
+
+/// Words that the UML binary itself interprets, by prefix.
+#[cfg(test)]
+pub const EARLY: &[&str] = &[
+    "--version",
+    "--help",
+    "--showconfig",
+    "mem",
+    "umid",
+    "uml_dir",
+    "initrd",
+    "hostfs",
+    "seccomp",
+    "platform",
+    "ncpus",
+    "initargs",
+    "quiet",
+    "rebootstatus",
+    "noreboot",
+    "xterm",
 ];
 
 fn known_to_kernel(word: &str) -> bool {
@@ -239,6 +262,7 @@ impl Default for Options {
             xterm: String::new(),
             log_consoles: Vec::new(),
             log_stderr: false,
+            log_stamps: true,
             disks: Vec::new(),
             vectors: Vec::new(),
             legacy_nets: Vec::new(),
@@ -258,6 +282,12 @@ impl Default for Options {
             unknown: Vec::new(),
             complaints: Vec::new(),
         }
+    }
+}
+
+impl Options {
+    fn limit_cpus(&mut self, most: usize) {
+        self.ncpus = Some(self.ncpus.map_or(most, |n| n.min(most)));
     }
 }
 
@@ -440,6 +470,17 @@ fn late(o: &mut Options, line: &str) {
                 Ok(ip) => o.ip = ip,
                 Err(e) => o.complaints.push(e),
             },
+            // Linux' own words for fewer processors; none at all is one.
+            ("nosmp", None) => o.limit_cpus(1),
+            ("maxcpus", Some(v)) => match v.parse::<usize>() {
+                Ok(n) => o.limit_cpus(n.max(1)),
+                Err(_) => o.complaints.push(format!("maxcpus={v}: expected a number")),
+            },
+            ("noinitrd", None) => o.initrd = None,
+            ("printk.time", v) => match v.map_or(Some(true), boolean) {
+                Some(on) => o.log_stamps = on,
+                None => o.complaints.push(format!("{word}: expected 0 or 1")),
+            },
             ("debug", None) => o.loglevel = 8,
             ("strace", None) => o.strace = true,
             ("rootoverlay", Some("tmpfs")) => o.root_overlay = true,
@@ -502,6 +543,15 @@ fn late(o: &mut Options, line: &str) {
     o.init_args.extend(words.map(String::into_bytes));
 }
 
+/// A boolean parameter, as modules of Linux take it (kernel-parameters: kstrtobool()).
+fn boolean(t: &str) -> Option<bool> {
+    match t.as_bytes() {
+        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Some(true),
+        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Some(false),
+        _ => None,
+    }
+}
+
 fn is_line(n: &str) -> bool {
     n.is_empty() || n.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -550,6 +600,24 @@ mod tests {
         let p = parse(["x".into(), "--versionfoo".into()].into_iter());
         assert!(matches!(p, Action::Print(v) if v.ends_with('\n')));
         assert!(matches!(parse(["seccomp=foo".into()].into_iter()), Action::Fail(_)));
+    }
+
+    #[test]
+    fn linux_words_have_their_effect() {
+        assert_eq!(boot(&["nosmp"]).ncpus, Some(1));
+        assert_eq!(boot(&["ncpus=4", "maxcpus=2"]).ncpus, Some(2));
+        assert_eq!(boot(&["ncpus=2", "maxcpus=4"]).ncpus, Some(2));
+        assert_eq!(boot(&["maxcpus=0"]).ncpus, Some(1));
+        assert_eq!(boot(&["initrd=x", "noinitrd"]).initrd, None);
+        for (word, on) in
+            [("printk.time", true), ("printk.time=0", false), ("printk.time=off", false)]
+        {
+            assert_eq!(boot(&[word]).log_stamps, on, "{word}");
+        }
+        for word in ["maxcpus=x", "printk.time=2"] {
+            let complaints = boot(&[word]).complaints;
+            assert!(complaints.len() == 1 && complaints[0].starts_with(word), "{complaints:?}");
+        }
     }
 
     #[test]

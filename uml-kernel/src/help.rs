@@ -18,6 +18,7 @@ const BLOCKS: &[Block] = &[
         syntax: "ncpus=<n>",
         text: "Number of CPUs: how many of the host's CPUs the machine uses.\nDefault: all the process may use.",
     },
+    Block { syntax: "maxcpus=<n> nosmp", text: "At most n CPUs; one." },
     Block {
         syntax: "root=<device>",
         text: "The root filesystem: a disk such as /dev/ubda or 98:0, or /dev/root with rootfstype=hostfs\nand the host directory in rootflags=.",
@@ -43,6 +44,8 @@ const BLOCKS: &[Block] = &[
         syntax: "initrd=<file>",
         text: "A cpio archive (gzip or plain) unpacked as the first root. Its /init (or what rdinit= names) is run;\nwithout one the root filesystem is mounted as usual.",
     },
+    Block { syntax: "rdinit=<program>", text: "First program of the archive. Default: /init." },
+    Block { syntax: "noinitrd", text: "Leaves the archive of initrd= alone." },
     Block {
         syntax: "ubd<n><flags>=<file>[,<backing>[,<serial>]]",
         text: "Disk n (0-15 or a-p). With two files the first is a copy-on-write file over the second.\nFlags: r read-only, s synchronous, d plain image without looking for a COW header,\nc no host locking, t no discard.",
@@ -56,7 +59,11 @@ const BLOCKS: &[Block] = &[
         text: "Network interface vecn. Transports: user (a router in this process, no privilege needed), tap, hybrid,\nraw, gre, l2tpv3, bess, fd, vde. Options: see linux(1).",
     },
     Block {
-        syntax: "ip=<address>::<gateway>:<netmask>:<hostname>:<device>:off:<name server>[:<name server>]",
+        syntax: "eth<n>=<transport>[,<field>...]",
+        text: "Legacy network interface ethn. Transports: daemon, tuntap, mcast, ucast, vde, pcap. Fields: see linux(1).",
+    },
+    Block {
+        syntax: "ip=<address>::<gateway>:<netmask>:<hostname>:<device>:off:<name-server>[:<name-server>]",
         text: "Configures an interface before init runs; name servers are in /proc/net/pnp. DHCP is left to the guest.",
     },
     Block {
@@ -80,6 +87,11 @@ const BLOCKS: &[Block] = &[
         syntax: "initargs=fd:<n>",
         text: "Reads further arguments and environment for init from a descriptor: a decimal count, that many\narguments, then NAME=value words, each ended by a NUL.",
     },
+    Block {
+        syntax: "stdio=<list>",
+        text: "Which of the descriptors 0, 1 and 2, separated by commas, init gets itself instead of the console.",
+    },
+    Block { syntax: "strace", text: "Prints every system call of every program to the log." },
     Block { syntax: "quiet", text: "Suppresses informational messages." },
     Block {
         syntax: "loglevel=<n>",
@@ -95,7 +107,7 @@ const BLOCKS: &[Block] = &[
         text: "Leaves host terminals behind serial lines in their own mode.",
     },
     Block {
-        syntax: "xterm=<terminal emulator>,<title switch>,<exec switch>",
+        syntax: "xterm=<emulator>,<title-switch>,<exec-switch>",
         text: "Terminal emulator of xterm channels. Default: xterm,-T,-e.",
     },
     Block {
@@ -103,8 +115,12 @@ const BLOCKS: &[Block] = &[
         text: "Sends notifications of the management console to a socket of the host.",
     },
     Block {
-        syntax: "stderr=1",
+        syntax: "stderr=1 earlyprintk",
         text: "Prints log messages on standard error too, from the first on.",
+    },
+    Block {
+        syntax: "printk.time=<0|1>",
+        text: "Whether lines of the log begin with the time. Default: 1.",
     },
     Block {
         syntax: "panic=<n>",
@@ -188,4 +204,66 @@ pub fn config() -> String {
         out.push_str(&format!("# CONFIG_{name} is not set\n"));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::cmdline::{EARLY, GENERIC};
+
+    const MANUAL: &str = include_str!("../../man/linux.1");
+
+    /// `mem` of `mem=<size>`, `--help`, `vec` of `vec<n>:...`.
+    fn name(word: &str) -> &str {
+        let end = |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c));
+        word.split(end).next().unwrap_or_default()
+    }
+
+    fn documented() -> BTreeSet<&'static str> {
+        let words = BLOCKS.iter().flat_map(|b| b.syntax.split(' '));
+        // Alternatives that stand alone, not those of a value.
+        let words = words.flat_map(|w| match w.contains('=') {
+            true => vec![w],
+            false => w.split('|').collect(),
+        });
+        words.map(name).filter(|n| !n.is_empty()).collect()
+    }
+
+    #[test]
+    fn help_has_what_the_parser_knows_and_nothing_else() {
+        let known: BTreeSet<&str> = GENERIC.iter().chain(EARLY).copied().collect();
+        let all = documented();
+        // Words that are known only to be complained of.
+        let refused = BTreeSet::from(["fake_ide", "udb"]);
+        let missing: Vec<_> = known.difference(&all).filter(|n| !refused.contains(*n)).collect();
+        let strange: Vec<_> = all.difference(&known).collect();
+        assert!(missing.is_empty() && strange.is_empty(), "{missing:?} {strange:?}");
+    }
+
+    /// Words that have an entry of their own in linux(1), with what their macros begin with.
+    #[test]
+    fn the_manual_has_what_help_has_and_nothing_else() {
+        let options = MANUAL.split(".Ss Vector transports").next().unwrap_or_default();
+        let mut entries = BTreeSet::new();
+        for line in options.lines().filter_map(|l| l.strip_prefix(".It ")) {
+            // What follows a macro or a comma begins a word; what `Ns` ties to it ends it.
+            let words: Vec<&str> = line.split(' ').collect();
+            let begins = |w: &str| ["Cm", "Fl", ","].contains(&w);
+            let tied = |k: usize| k > 1 && words[k - 2] == "Ns";
+            let firsts = (1..words.len()).filter(|k| begins(words[k - 1]) && !tied(*k));
+            entries.extend(firsts.map(|k| name(words[k])).filter(|n| !n.is_empty() && *n != "Cm"));
+        }
+        for n in documented() {
+            let n = n.strip_prefix('-').unwrap_or(n);
+            let mentioned = entries.contains(n) || MANUAL.contains(&format!(".Cm {n}\n"));
+            assert!(mentioned, "linux(1) does not say what {n} does");
+        }
+        let all = documented();
+        let fields = ["daemon", "tuntap", "mcast", "ucast", "vde", "pcap"];
+        for e in entries.iter().filter(|e| !e.starts_with('-') && !fields.contains(e)) {
+            assert!(all.contains(e), "linux(1) has {e:?}, --help has not");
+        }
+    }
 }

@@ -101,8 +101,8 @@ fn try_it(dir: &Path) -> Result<(), String> {
         }
     }
     b.prints("h", &["sysrq: HELP : loglevel(0-9) reboot(b) crash(c)", "unraw(r)", "sak(k)"])?;
-    b.prints("v", &["sysrq: HELP : "])?;
-    b.prints("z", &["sysrq: HELP : "])?;
+    b.prints("v", &["sysrq: Restoring the terminals of lines"])?;
+    b.prints("z", &["sysrq: Dump trace buffer", "(trace buffer empty)"])?;
     b.prints("j", &["Emergency Thaw"])?;
     b.prints("l", &["sysrq: Show backtrace of all active CPUs"])?;
     b.prints("m", &["Mem-Info:", "total:131072kB"])?;

@@ -199,6 +199,7 @@ const COMMANDS: &[(&str, Rule, bool)] = &[
     ("proc uptime", Of(uptime), false),
     ("proc nosuch", Exact, false),
     ("proc", Exact, false),
+    ("proc kmsg", Exact, false),
     ("proc sys/kernel/ctrl-alt-del", Exact, true),
     ("cad", Exact, true),
 ];

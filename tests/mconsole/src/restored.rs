@@ -54,9 +54,18 @@ fn one(dir: &Path, n: usize, end: End) -> Result<(), String> {
         return Err("the console's terminal is not in raw mode".into());
     }
     let uml = dir.join("uml/r");
+    let ask = |command: &str| request::ask(&uml.join("mconsole"), command).map(|_| ());
+    // Somebody else's settings, and back.
+    let sane = std::process::Command::new("stty").args(["-F", &w.tty()?, "sane"]).status();
+    if !sane.map_err(|e| e.to_string())?.success() || raw()? {
+        return Err("stty(1) does not end raw mode".into());
+    }
+    ask("sysrq v")?;
+    if !raw()? {
+        return Err("no raw mode after sysrq v".into());
+    }
     let pid = fs::read_to_string(uml.join("pid")).map_err(|e| e.to_string())?;
     let pid: i32 = pid.trim().parse().map_err(|_| format!("pid {pid:?}"))?;
-    let ask = |command: &str| request::ask(&uml.join("mconsole"), command).map(|_| ());
     match end {
         End::Halt => ask("halt")?,
         End::Panic => ask("sysrq c")?,

@@ -41,6 +41,14 @@ fn strace(m: &mut Machine) -> Result<(), String> {
     if calls(&last)?.0 < some || !last.lines().last().is_some_and(|l| l.ends_with(" total")) {
         return Err(format!("the last table: {last}"));
     }
+    // The trace buffer has them still, once.
+    let dump = m.ok("sysrq z")?;
+    if !dump.contains(&format!("[{pid}] chdir(\"/nosuch\") = -1 ENOENT")) {
+        return Err(format!("sysrq z after strace: {dump}"));
+    }
+    if !m.ok("sysrq z")?.contains("(trace buffer empty)") {
+        return Err("sysrq z does not empty the trace buffer".into());
+    }
     for (command, text) in [
         (format!("strace {pid} off"), "Not traced"),
         ("strace 99999 on".into(), "Couldn't find that pid"),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -59,6 +60,7 @@ const REPLAYED: usize = 16;
 static RING: Mutex<Ring> =
     Mutex::new(Rank::LEAF, Ring { records: VecDeque::new(), bytes: 0, next_seq: 0, clear_seq: 0 });
 static CONSOLES: Mutex<Vec<Arc<dyn Console>>> = Mutex::new(Rank::LEAF, Vec::new());
+static STAMPS: AtomicBool = AtomicBool::new(true);
 static BOOT: OnceLock<Instant> = OnceLock::new();
 static QUEUE: OnceLock<Arc<WaitQueue>> = OnceLock::new();
 
@@ -155,8 +157,16 @@ pub fn clear() {
     ring.clear_seq = ring.next_seq;
 }
 
-/// `[    0.000000] text`, the form consoles and dmesg print.
+/// Whether [`format`] begins with the time (`printk.time=`).
+pub fn show_stamps(on: bool) {
+    STAMPS.store(on, Ordering::Relaxed);
+}
+
+/// `[    0.000000] text`, the form consoles and syslog(2) have; the text alone when [`show_stamps`] says so.
 pub fn format(record: &Record) -> String {
+    if !STAMPS.load(Ordering::Relaxed) {
+        return record.text.to_string();
+    }
     format!("[{:5}.{:06}] {}", record.micros / 1_000_000, record.micros % 1_000_000, record.text)
 }
 

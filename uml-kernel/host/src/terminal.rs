@@ -64,6 +64,22 @@ impl Drop for RawMode {
     }
 }
 
+/// Puts every terminal that is to be in raw mode into it again, when somebody else changed its settings: the shell that
+/// put us into the background and back, a stty(1) from elsewhere. The settings at the end stay those of the beginning. Returns
+/// how many terminals there are; the error is the first one of the host.
+pub fn reassert() -> io::Result<usize> {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut result = Ok(saved.len());
+    for s in saved.iter() {
+        let mut raw = s.before.clone();
+        cfmakeraw(&mut raw);
+        if let Err(e) = without_stop(|| tcsetattr(&s.fd, SetArg::TCSANOW, &raw)) {
+            result = result.and(Err(e.into()));
+        }
+    }
+    result
+}
+
 fn restore(s: &mut Saved) {
     // A terminal that is gone needs nothing; there is nobody to tell either.
     let _ = without_stop(|| tcsetattr(&s.fd, SetArg::TCSANOW, &s.before));
@@ -278,6 +294,13 @@ mod tests {
         let b = RawMode::enter(&again).expect("raw");
         assert!(!echoes(&slave));
         drop(a);
+        assert!(!echoes(&slave));
+        // Somebody else's settings.
+        let mut t = tcgetattr(&slave).expect("settings");
+        t.local_flags.insert(nix::sys::termios::LocalFlags::ECHO);
+        tcsetattr(&slave, SetArg::TCSANOW, &t).expect("stty");
+        assert!(echoes(&slave));
+        assert!(reassert().expect("settings") >= 1);
         assert!(!echoes(&slave));
         drop(b);
         assert!(echoes(&slave));

@@ -1,7 +1,7 @@
 //! SysRq commands (Linux, Documentation/admin-guide/sysrq.rst): the table of keys.
 //!
-//! Keys whose subject does not exist here (`v`: a frame buffer, `z`: a function tracer) are unknown, as in a Linux built
-//! without it. The keyboard of `r` is that of the terminals behind the lines.
+//! The keyboard of `r` is that of the terminals behind the lines, as the guest sets them. The screen of `v` is the host's
+//! terminals that lines show up on. The trace buffer of `z` holds system calls, of what `strace` watches.
 
 mod oom;
 mod show;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use uml_base::{klog, pr_err, pr_info, pr_warn};
 use uml_core::kernel::{Kernel, PowerAction};
+use uml_syscalls::trace;
 
 /// Groups of keys that /proc/sys/kernel/sysrq switches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,13 @@ static KEYS: &[Key] = &[
     key(b"s", "sync(s)", "Emergency Sync", Group::Sync, |k, _| storage::sync(k)),
     key(b"t", "show-task-states(t)", "Show State", Group::Dump, |k, _| show::every_task(k)),
     key(b"u", "unmount(u)", "Emergency Remount R/O", Group::Remount, |k, _| storage::remount(k)),
+    key(b"v", "restore-terminals(v)", "Restoring the terminals of lines", Group::Always, |_, _| {
+        if let Err(e) = uml_host::terminal::reassert() {
+            pr_err!("sysrq: a terminal cannot be put into raw mode: {e}");
+        }
+    }),
     key(b"w", "show-blocked-tasks(w)", "Show Blocked State", Group::Dump, |k, _| show::blocked(k)),
+    key(b"z", "dump-trace-buffer(z)", "Dump trace buffer", Group::Dump, |_, _| dump_trace()),
 ];
 
 const THAW: &str = "Emergency Thaw of all frozen filesystems";
@@ -148,6 +155,17 @@ fn help() {
     pr_info!("sysrq: HELP : {} ", all.join(" "));
 }
 
+fn dump_trace() {
+    pr_info!("Dumping trace buffer:");
+    let calls = trace::take_latest();
+    if calls.is_empty() {
+        pr_info!("   (trace buffer empty)");
+    }
+    for call in calls {
+        pr_info!("{call}");
+    }
+}
+
 fn loglevel(kernel: &Arc<Kernel>, letter: u8) {
     let level = letter.saturating_sub(b'0');
     kernel.set_console_level(level);
@@ -192,7 +210,7 @@ mod tests {
     #[test]
     fn unknown_keys_list_the_known_ones() {
         let sysrq = Sysrq::new(&Kernel::new(64 << 20, 1));
-        for key in [b'h', b'?', b'z', 0, 0xff] {
+        for key in [b'h', b'?', b'a', 0, 0xff] {
             let t = text(|| sysrq.press(key));
             assert!(t.contains("sysrq: HELP : loglevel(0-9) reboot(b) crash(c)"), "{t:?}");
         }

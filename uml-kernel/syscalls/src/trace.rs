@@ -1,6 +1,6 @@
 //! Looking at the system calls of processes: printed one line a call, from the table's argument kinds, or counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,11 @@ static ANY: AtomicBool = AtomicBool::new(false);
 static ALL: AtomicBool = AtomicBool::new(false);
 /// Processes that are watched.
 static CHOSEN: Mutex<BTreeMap<i32, Watch>> = Mutex::new(Rank::LEAF, BTreeMap::new());
+
+/// Calls that the trace buffer holds.
+const REMEMBERED: usize = 512;
+/// The trace buffer: the latest calls of those who are watched, printed or not.
+static LATEST: Mutex<VecDeque<String>> = Mutex::new(Rank::LEAF, VecDeque::new());
 
 /// What is done with the calls of a process.
 #[derive(Default)]
@@ -52,7 +57,9 @@ pub fn finish(
 ) {
     let time = uml_base::clock::now().saturating_duration_since(began);
     let mut print_it = ALL.load(Ordering::Relaxed);
+    let mut watched = print_it;
     if let Some(w) = CHOSEN.lock().get_mut(&cx.task.process.pid) {
+        watched = true;
         print_it |= w.print;
         if let Some(counts) = &mut w.counts {
             let c = counts.entry(nr).or_default();
@@ -61,9 +68,26 @@ pub fn finish(
             c.time = c.time.saturating_add(time);
         }
     }
-    if print_it {
-        print(cx, entry, args, value);
+    if watched {
+        let line = describe(cx, entry, args, value);
+        if print_it {
+            uml_base::klog::log(uml_base::Level::Info, format_args!("{line}"));
+        }
+        remember(line);
     }
+}
+
+fn remember(line: String) {
+    let mut latest = LATEST.lock();
+    if latest.len() == REMEMBERED {
+        latest.pop_front();
+    }
+    latest.push_back(line);
+}
+
+/// Empties the trace buffer: the latest calls of those who are or were watched, oldest first (SysRq `z`).
+pub fn take_latest() -> Vec<String> {
+    std::mem::take(&mut *LATEST.lock()).into()
 }
 
 /// Switches printing of every call on or off (`strace` on the kernel command line).
@@ -143,8 +167,8 @@ fn table(counts: &Counts) -> String {
     out
 }
 
-/// Prints a finished call.
-fn print(cx: &Ctx<'_>, entry: &Entry, args: &[u64; 6], value: &Result<u64, Errno>) {
+/// A finished call as one line.
+fn describe(cx: &Ctx<'_>, entry: &Entry, args: &[u64; 6], value: &Result<u64, Errno>) -> String {
     let mut line = format!("[{}] {}(", cx.task.tid, entry.name);
     for (i, kind) in entry.args.iter().enumerate() {
         if i > 0 {
@@ -157,7 +181,7 @@ fn print(cx: &Ctx<'_>, entry: &Entry, args: &[u64; 6], value: &Result<u64, Errno
         Ok(v) => line.push_str(&format!(") = {v}")),
         Err(e) => line.push_str(&format!(") = -1 {}", e.name())),
     }
-    uml_base::klog::log(uml_base::Level::Info, format_args!("{line}"));
+    line
 }
 
 fn argument(cx: &Ctx<'_>, kind: Arg, raw: u64) -> String {
@@ -179,6 +203,17 @@ fn argument(cx: &Ctx<'_>, kind: Arg, raw: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_trace_buffer_keeps_the_latest() {
+        for n in 0..REMEMBERED + 2 {
+            remember(n.to_string());
+        }
+        let lines = take_latest();
+        assert_eq!((lines.len(), &*lines[0]), (REMEMBERED, "2"));
+        assert_eq!(lines.last(), Some(&(REMEMBERED + 1).to_string()));
+        assert!(take_latest().is_empty());
+    }
 
     #[test]
     fn counts_are_shown_as_strace_does() {
