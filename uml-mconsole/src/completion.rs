@@ -76,7 +76,7 @@ const DEVICES: [&str; 6] = ["ubd", "con", "ssl", "vec", "eth", "mem"];
 /// Families with numbers, and how many of each there are.
 const NUMBERED: [(&str, usize); 3] = [("ubd", 16), ("con", 16), ("ssl", 64)];
 const CHANNELS: [&str; 8] = ["null", "none", "fd:", "tty:/dev/", "pty", "pts", "port:", "xterm"];
-const SYSRQ: &str = "bcefhijklmnopqrRstuw0123456789";
+const SYSRQ: &str = "bcefhijklmnopqrRstuvwz0123456789";
 /// Files every kernel has; the protocol cannot list a directory.
 const PROC: [&str; 33] = [
     "buddyinfo",

@@ -469,6 +469,15 @@ pub fn repl(dir: &Path) -> Verdict {
         w.see("a completed /proc file", |s| {
             s.contains("proc uptime") && s.contains("OK") && at_prompt(s)
         })?;
+        for (typed, completed) in [("switch rep", "switch repl"), ("config ss", "config ssl")] {
+            w.clear()?;
+            w.text(typed)?;
+            w.keys(&["Tab"])?;
+            let line = format!("(repl) {completed}");
+            w.see(completed, |s| s.trim_end().lines().last().is_some_and(|l| l.trim_end() == line))?;
+            w.keys(&["C-c"])?;
+            w.see("a prompt after Ctrl-C", at_prompt)?;
+        }
         w.clear()?;
         w.line("config con1=pts")?;
         w.line("config con1")?;
