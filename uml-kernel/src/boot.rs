@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use uml_base::klog;
-use uml_base::{pr_info, pr_warn};
+use uml_base::{pr_err, pr_info, pr_warn};
 use uml_core::exec::{self, Program};
 use uml_core::file::fdtable::FdTable;
 use uml_core::kernel::Kernel;
@@ -66,6 +66,10 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
     }
     let end = ends.recv().unwrap_or(End::Panic("the machine lost its main thread".into()));
     if let End::Panic(text) = &end {
+        // What the machine could not have may be the reason.
+        for s in uml_host::limits::short() {
+            pr_err!("{s}");
+        }
         klog::log(klog::Level::Emerg, format_args!("Kernel panic - not syncing: {text}"));
         let shown = o.log_stderr || devices.as_ref().is_some_and(|d| d.consoles.shows_log());
         if kernel.console_level() == 0 {

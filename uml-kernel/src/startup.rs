@@ -76,4 +76,7 @@ pub fn backend_failed(o: &Options, e: &BootError) {
         eprintln!("SECCOMP userspace requested but not functional!");
     }
     eprintln!("{e}");
+    for s in uml_host::limits::short() {
+        eprintln!("{s}");
+    }
 }

@@ -474,7 +474,9 @@ pub fn repl(dir: &Path) -> Verdict {
             w.text(typed)?;
             w.keys(&["Tab"])?;
             let line = format!("(repl) {completed}");
-            w.see(completed, |s| s.trim_end().lines().last().is_some_and(|l| l.trim_end() == line))?;
+            w.see(completed, |s| {
+                s.trim_end().lines().last().is_some_and(|l| l.trim_end() == line)
+            })?;
             w.keys(&["C-c"])?;
             w.see("a prompt after Ctrl-C", at_prompt)?;
         }

@@ -1,6 +1,7 @@
 //! The cases.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::process::{Command, Stdio};
 
 use crate::Outcome;
@@ -25,7 +26,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("bad-images", bad_images),
     ("bad-programs", bad_programs),
     ("bad-consoles", bad_consoles),
-    ("few-descriptors", few_descriptors),
+    ("host-limits", host_limits),
     ("initrd", initrd),
     ("bad-initrd", bad_initrd),
     ("debian-raw", debian_raw),
@@ -320,23 +321,66 @@ fn bad_consoles(b: &Bench) -> Result<Outcome, String> {
     Ok(Outcome::Passed)
 }
 
-fn few_descriptors(b: &Bench) -> Result<Outcome, String> {
-    // A machine that cannot have what it needs says so and ends; it neither hangs nor dies of a signal.
-    for limit in ["ulimit -n 8", "ulimit -n 64"] {
-        let quoted = format!("\"{OFF}\"");
-        let mut c = Command::new("sh");
-        let line = format!("{limit}; exec \"$@\"");
-        c.args(["-c", &line, "sh"])
-            .arg(b.dir.join("linux"))
-            .args(SHELL)
-            .args(["--", "-c", &quoted]);
+/// Maps pages that cannot be joined until it is refused, gives them back and goes on: what is left says `alive`.
+const MAPS: &str = "import mmap, sys
+held = []
+try:
+    for i in range(100000):
+        held.append(mmap.mmap(-1, 4096, flags=FLAGS, prot=mmap.PROT_READ | (i % 2) * mmap.PROT_WRITE))
+except OSError as e:
+    n = len(held)
+    held = held[:10]
+    print('errno', e.errno, 'alive', len(open('/proc/self/maps').readlines()) > 10, 'many', n > 60000)
+";
+
+/// A machine that cannot have what it needs says which limit of the host that is and what raises it, and ends; one that cannot have
+/// more says so and goes on. None hangs, dies of a signal or leaves a process behind.
+fn host_limits(b: &Bench) -> Result<Outcome, String> {
+    let run = |wrapper: &[&str], text: &str| -> Result<End, String> {
+        let mut c = Command::new(wrapper[0]);
+        let quoted = format!("\"{text}\"");
+        c.args(&wrapper[1..]).arg(b.dir.join("linux")).args(SHELL).args(["--", "-c", &quoted]);
         c.current_dir(&b.dir).env("HOME", b.dir.join("home"));
         let e = b.finish(c)?;
-        if ![0, 1, 134].contains(&e.status) {
-            return Err(format!("{limit}: status {}:\n{}", e.status, e.text));
-        }
         let _ = fs::remove_dir_all(b.dir.join("home/.uml"));
+        Ok(e)
+    };
+    run(&["prlimit", "--nofile=8"], OFF)?
+        .expect(134, &["limit on open descriptors", "ulimit -n"])?;
+    run(&["prlimit", "--nofile=64"], OFF)?.expect(0, &[])?;
+    // Shared memory takes a descriptor each; what programs see is a shortage of memory.
+    for (limit, flags, said) in [
+        ("--nofile=200", "mmap.MAP_SHARED", "errno 12 alive True many False"),
+        ("--nofile=4096", "mmap.MAP_PRIVATE", "errno 12 alive True many True"),
+    ] {
+        let script = MAPS.replace("FLAGS", flags);
+        fs::write(b.dir.join("maps.py"), script).map_err(|e| e.to_string())?;
+        let text = format!(
+            "mount -t proc proc /proc; /usr/bin/python3 {}; {OFF}",
+            b.dir.join("maps.py").display()
+        );
+        run(&["prlimit", limit], &text)?.expect(0, &[said])?;
     }
+    // The limit on processes is not one on root.
+    if fs::metadata("/proc/self").map_or(1, |m| m.uid()) != 0 {
+        return Ok(Outcome::Skipped("not root: no user of its own to limit".into()));
+    }
+    let uid = "61234";
+    for d in ["", "home"] {
+        chown(b.dir.join(d), Some(61234), None).map_err(|e| e.to_string())?;
+    }
+    let as_user = |limit: &str, text: &str| {
+        let limit = format!("--nproc={limit}");
+        run(&["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "prlimit", &limit], text)
+    };
+    as_user("1", OFF)?.expect(1, &["processes and threads is used up", "ulimit -u"])?;
+    // Enough to boot, and not for sixty more.
+    let bomb = format!(
+        "mount -t proc proc /proc; (for i in $(seq 60); do sleep 1000 & done); echo alive; {}",
+        "echo o > /proc/sysrq-trigger; while :; do :; done"
+    );
+    let told = "no new task: the host's limit on the user's processes and threads";
+    as_user("60", &bomb)?.expect(0, &["alive", told])?;
     Ok(Outcome::Passed)
 }
 

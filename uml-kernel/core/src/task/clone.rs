@@ -1,11 +1,11 @@
 //! New tasks (clone(2), fork(2), vfork(2)).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Events, WaitQueue};
+use uml_abi::{Errno, Result};
+use uml_base::{Events, WaitQueue, klog, pr_warn};
 
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
@@ -271,6 +271,7 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
         fork_space(cx, &child, &regs, (flags & CHILD_SETTID != 0).then_some(args.child_tid))
     };
     if let Err(e) = started {
+        tell_of_refusal(e);
         let mut tree = kernel.tree.write();
         tree.remove_thread(&child);
         if flags & THREAD == 0 {
@@ -299,6 +300,26 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
         }
     }
     Ok(shown)
+}
+
+/// Seconds between two looks at the limits of the host, which read its /proc.
+const TOLD_EVERY: u64 = 5;
+
+/// Says in the log which limit of the host a task could not be made for, if it was one.
+fn tell_of_refusal(e: Errno) {
+    /// When it was said last, in seconds since boot; one more, as 0 is never.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    if ![EAGAIN, ENOMEM, EMFILE].contains(&e) {
+        return;
+    }
+    let now = klog::boot_instant().elapsed().as_secs() + 1;
+    let last = LAST.load(Ordering::Relaxed);
+    let due = last == 0 || now >= last + TOLD_EVERY;
+    if due && LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        for s in uml_host::limits::short() {
+            pr_warn!("no new task: {s}");
+        }
+    }
 }
 
 /// The event a tracer may have asked for (ptrace(2), PTRACE_O_TRACEFORK and its kin); 0 with CLONE_UNTRACED.
