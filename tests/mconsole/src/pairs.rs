@@ -259,7 +259,8 @@ fn transcript(m: &mut Machine, program: &Path, dir: &Path) -> Result<Vec<String>
         let long = m.kernel != Kernel::Ours && matches!(rule, Dump(_));
         let (mut status, mut stdout) =
             client(m, program, dir, command, if long { "2" } else { "30" })?;
-        if long && status == Some(124) {
+        // A busy stock kernel prints later than it answers, now and then.
+        if long && (status == Some(124) || stdout.trim_end() == "OK") {
             all.push(format!("{command}: {LOST}"));
             continue;
         }

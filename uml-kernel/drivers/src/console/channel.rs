@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use uml_base::{Mutex, Rank};
@@ -114,6 +115,8 @@ pub struct Channel {
     watch: Mutex<Watch>,
     /// A newline of a kernel message needs a carriage return: the other side does no output processing.
     crlf: bool,
+    /// A program on this or the other side has said something.
+    spoken: AtomicBool,
     /// Ends raw mode; declared after what uses the terminal.
     _raw: Option<RawMode>,
 }
@@ -137,6 +140,7 @@ impl Channel {
                 Watch { token: None, interest: Interest::default(), refused: false },
             ),
             crlf,
+            spoken: AtomicBool::new(false),
             _raw: raw,
         })
     }
@@ -163,7 +167,16 @@ impl Channel {
 
     /// Reads from the other side.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.transport.read(buf)
+        let n = self.transport.read(buf)?;
+        if n > 0 {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
+        Ok(n)
+    }
+
+    /// Whether anything went through it, either way.
+    pub fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
     }
 
     /// Bytes that were given to the channel and have not left it.
@@ -184,6 +197,9 @@ impl Channel {
 
     /// Queues `data` behind what is pending and sends what the host takes.
     pub fn send(&self, data: &[u8]) {
+        if !data.is_empty() {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
         let mut out = self.out.lock();
         if out.broken {
             return;

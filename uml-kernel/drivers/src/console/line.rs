@@ -111,6 +111,9 @@ pub struct HostLine {
     is_log: AtomicBool,
     /// Where they go: set whenever the line is connected.
     log: Mutex<Option<Arc<Channel>>>,
+    /// The pseudo-terminal of a line that closed before anything was said: the next opener's. A getty opens its line twice,
+    /// and whoever has attached to the device in between shall not find it gone.
+    resting: Mutex<Option<Arc<Pump>>>,
     /// Channels of closed lines that still have output to send.
     lingering: Mutex<Vec<Arc<Pump>>>,
 }
@@ -145,6 +148,7 @@ impl HostLine {
             tty: OnceLock::new(),
             is_log: AtomicBool::new(false),
             log: Mutex::new(Rank::LEAF, None),
+            resting: Mutex::new(Rank::LEAF, None),
             lingering: Mutex::new(Rank::LEAF, Vec::new()),
         })
     }
@@ -190,7 +194,7 @@ impl HostLine {
             c.spec = spec;
             c.text = text.to_owned();
             c.exhausted = false;
-            c.open.take()
+            (c.open.take(), self.resting.lock().take())
         };
         drop(old);
         Ok(())
@@ -220,7 +224,11 @@ impl HostLine {
         let open = match &spec {
             LineSpec::None => return Err(ENODEV),
             LineSpec::Both(c) => {
-                let p = pump(c, Direction::Both)?;
+                let rested = self.resting.lock().take();
+                let p = match rested {
+                    Some(p) => Some(p),
+                    None => pump(c, Direction::Both)?,
+                };
                 Open { input: p.clone(), output: p }
             }
             LineSpec::Pair(i, o) => {
@@ -248,11 +256,20 @@ impl HostLine {
     }
 
     /// Closes the channels if `allowed`, which is asked under the line's lock; output that the host has
-    /// not taken yet is sent in the background.
-    fn disconnect(&self, allowed: impl FnOnce() -> bool) {
+    /// not taken yet is sent in the background. With `rest`, a pseudo-terminal that nothing went through is kept.
+    fn disconnect(&self, rest: bool, allowed: impl FnOnce() -> bool) {
         let open = {
             let mut c = self.config.lock();
-            if allowed() { c.open.take() } else { None }
+            let open = if allowed() { c.open.take() } else { None };
+            let pty = matches!(c.spec, LineSpec::Both(ChannelSpec::Pts | ChannelSpec::Pty));
+            match open {
+                Some(Open { output: Some(p), .. }) if rest && pty && !p.channel.has_spoken() => {
+                    p.watch(|i| *i = Interest::default());
+                    *self.resting.lock() = Some(p);
+                    return;
+                }
+                open => open,
+            }
         };
         let Some(open) = open else { return };
         if let Some(p) = &open.output
@@ -362,7 +379,7 @@ impl Line for HostLine {
         } else {
             // Whoever opens the terminal counts first and connects then: either the count tells of
             // him here, or he finds no channels and makes new ones.
-            self.disconnect(|| tty.open_count() == 0);
+            self.disconnect(true, || tty.open_count() == 0);
         }
     }
 
@@ -528,7 +545,7 @@ impl HostLine {
     /// The connection is gone: hang-up; the next open makes a new one. Files of /dev/console stay open through it, so for
     /// them it is made at once where that needs nobody on the host.
     fn lost(&self, tty: &Tty) {
-        self.disconnect(|| true);
+        self.disconnect(false, || true);
         let quiet = {
             let mut c = self.config.lock();
             c.lost = true;

@@ -214,6 +214,46 @@ fn a_pts_line_is_named_hung_up_and_made_anew() {
     assert!(m.consoles.query(Family::Serial, "3").is_ok_and(|s| s.starts_with("pts:")));
 }
 
+/// As agetty(8) does: open, close, open.
+#[test]
+fn a_pts_that_closes_without_a_word_is_the_next_openers() {
+    let m = machine(&[], &["3=pts".into()]);
+    let task = m.task();
+    let device = || m.consoles.query(Family::Serial, "3").expect("query");
+    let f = m.open(&task, 4, 67, libc::O_RDWR).expect("opens");
+    let first = device();
+    let mut user = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(first.strip_prefix("pts:").expect("a device"))
+        .expect("the host's side opens");
+    drop(f);
+    assert_eq!(device(), "pts");
+    let f = m.open(&task, 4, 67, libc::O_RDWR).expect("opens");
+    assert_eq!(device(), first);
+    write(&task, &f, "login: ").expect("write");
+    assert_eq!(read_host(&mut user, 7), "login: ");
+    user.write_all(b"root\r").expect("host write");
+    assert_eq!(read(&task, &f, 100).as_deref(), Ok("root\n"));
+    assert_eq!(read_host(&mut user, 6), "root\r\n");
+    // Now something was said: the close is for the user too.
+    drop(f);
+    let mut rest = [0; 8];
+    assert_eq!(user.read(&mut rest).ok(), Some(0));
+    // What was kept goes when the line becomes another one.
+    let f = m.open(&task, 4, 67, libc::O_RDWR).expect("opens");
+    let kept = device();
+    let mut user = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(kept.strip_prefix("pts:").expect("a device"))
+        .expect("the host's side opens");
+    drop(f);
+    m.consoles.config(Family::Serial, "3=null").expect("config");
+    assert_eq!(user.read(&mut rest).ok(), Some(0));
+}
+
 #[test]
 fn a_host_terminal_is_raw_while_the_line_is_open() {
     let pair = uml_host::pty::open_pts().expect("host pty");
