@@ -1,116 +1,115 @@
 //! Freezing: FIFREEZE keeps everybody from changing the filesystem until FITHAW.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Level {
-    #[default]
-    Open,
-    /// Nobody starts a change.
-    Changes,
-    /// Nothing is written back either.
-    All,
-}
+/// Everybody passes.
+const OPEN: u8 = 0;
+/// Nobody starts a change.
+const CHANGES: u8 = 1;
+/// Nothing is written back either.
+const ALL: u8 = 2;
 
-#[derive(Default)]
-struct State {
-    level: Level,
-    /// Changes under way.
-    changes: u64,
-    /// Pieces being written back.
-    writes: u64,
-}
-
-/// What changes pass through.
+/// What changes pass through. Passing an open gate costs no system call and no more than a shared lock.
 #[derive(Default)]
 pub(crate) struct Gate {
-    state: Mutex<State>,
+    /// Changed with `moving` held; what stands at the gate looks at it with its shared lock held.
+    level: AtomicU8,
+    moving: Mutex<()>,
     moved: Condvar,
+    /// Held shared by changes under way.
+    changes: RwLock<()>,
+    /// Held shared by pieces being written back.
+    writes: RwLock<()>,
 }
 
 /// A change under way.
-pub(crate) struct Change<'a>(&'a Gate);
+pub(crate) struct Change<'a>(#[allow(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
 
 /// A piece being written back.
-pub(crate) struct WriteBack<'a>(&'a Gate);
+pub(crate) struct WriteBack<'a>(#[allow(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
+
+fn all_gone(lock: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Gate {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_until(&self, ready: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
-        let s = self.lock();
-        let r = self.moved.wait_while(s, |s| !ready(s));
-        r.unwrap_or_else(PoisonError::into_inner)
+    /// Takes `lock` while the level is below `closed`, waiting for that.
+    fn pass<'a>(&'a self, lock: &'a RwLock<()>, closed: u8) -> RwLockReadGuard<'a, ()> {
+        loop {
+            let one = lock.read().unwrap_or_else(PoisonError::into_inner);
+            if self.level.load(Ordering::Acquire) < closed {
+                return one;
+            }
+            drop(one);
+            let r = self
+                .moved
+                .wait_while(self.lock(), |()| self.level.load(Ordering::Acquire) >= closed);
+            drop(r.unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Starts a change; waits while the filesystem is frozen.
     pub(crate) fn change(&self) -> Change<'_> {
-        let mut s = self.wait_until(|s| s.level == Level::Open);
-        s.changes += 1;
-        Change(self)
+        Change(self.pass(&self.changes, CHANGES))
     }
 
     /// Starts to write back a piece; waits while the filesystem is frozen.
     pub(crate) fn write_back(&self) -> WriteBack<'_> {
-        let mut s = self.wait_until(|s| s.level != Level::All);
-        s.writes += 1;
-        WriteBack(self)
+        WriteBack(self.pass(&self.writes, ALL))
+    }
+
+    fn set(&self, level: u8) {
+        let held = self.lock();
+        self.level.store(level, Ordering::Release);
+        drop(held);
+        self.moved.notify_all();
     }
 
     /// Freezes; `sync` runs when no change is under way and must make everything durable. `EBUSY` when it
     /// is frozen already.
     pub(crate) fn freeze(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         {
-            let mut s = self.lock();
-            if s.level != Level::Open {
+            let _held = self.lock();
+            if self.level.load(Ordering::Acquire) != OPEN {
                 return Err(EBUSY);
             }
-            s.level = Level::Changes;
+            self.level.store(CHANGES, Ordering::Release);
         }
-        drop(self.wait_until(|s| s.changes == 0));
+        // Whoever takes it from here on sees the level.
+        drop(all_gone(&self.changes));
         let r = sync();
-        let mut s = self.wait_until(|s| s.writes == 0);
-        s.level = if r.is_ok() { Level::All } else { Level::Open };
-        drop(s);
-        self.moved.notify_all();
+        let writes = all_gone(&self.writes);
+        self.set(if r.is_ok() { ALL } else { OPEN });
+        drop(writes);
         r
     }
 
     /// True between [`Gate::freeze`] and [`Gate::thaw`].
     pub(crate) fn frozen(&self) -> bool {
-        self.lock().level != Level::Open
+        self.level.load(Ordering::Acquire) != OPEN
     }
 
     /// Thaws; `EINVAL` when it is not frozen.
     pub(crate) fn thaw(&self) -> Result<()> {
         {
-            let mut s = self.lock();
-            if s.level != Level::All {
+            let _held = self.lock();
+            if self.level.load(Ordering::Acquire) != ALL {
                 return Err(EINVAL);
             }
-            s.level = Level::Open;
+            self.level.store(OPEN, Ordering::Release);
         }
         self.moved.notify_all();
         Ok(())
-    }
-}
-
-impl Drop for Change<'_> {
-    fn drop(&mut self) {
-        self.0.lock().changes -= 1;
-        self.0.moved.notify_all();
-    }
-}
-
-impl Drop for WriteBack<'_> {
-    fn drop(&mut self) {
-        self.0.lock().writes -= 1;
-        self.0.moved.notify_all();
     }
 }
 
@@ -141,5 +140,44 @@ mod tests {
         assert_eq!(g.thaw(), Err(EINVAL));
         assert_eq!(g.freeze(|| Err(EIO)), Err(EIO));
         drop(g.change());
+    }
+
+    #[test]
+    fn freezing_waits_for_changes_and_pieces() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let g = Gate::default();
+        let (changes, writes, sum) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for _ in 0..5000 {
+                        let _c = g.change();
+                        changes.fetch_add(1, Ordering::SeqCst);
+                        {
+                            let _w = g.write_back();
+                            writes.fetch_add(1, Ordering::SeqCst);
+                            sum.fetch_add(1, Ordering::SeqCst);
+                            writes.fetch_sub(1, Ordering::SeqCst);
+                        }
+                        changes.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            for _ in 0..300 {
+                g.freeze(|| {
+                    assert_eq!(changes.load(Ordering::SeqCst), 0, "a change goes on");
+                    drop(g.write_back());
+                    Ok(())
+                })
+                .unwrap();
+                assert_eq!(writes.load(Ordering::SeqCst), 0, "a piece is being written");
+                let before = sum.load(Ordering::SeqCst);
+                std::thread::yield_now();
+                assert_eq!(sum.load(Ordering::SeqCst), before, "something got through");
+                g.thaw().unwrap();
+            }
+        });
+        assert_eq!(sum.load(Ordering::SeqCst), 15000);
     }
 }
