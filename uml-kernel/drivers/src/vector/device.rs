@@ -331,9 +331,10 @@ impl Device for VectorDevice {
                     return sent;
                 }
                 Err(e) => match e.raw_os_error() {
-                    // Full for a moment, or about this frame alone.
+                    // Full for a moment, about this frame alone, or a switch that is gone and may come back.
                     Some(
-                        libc::ENOBUFS
+                        libc::ENOTCONN
+                        | libc::ENOBUFS
                         | libc::ENOMEM
                         | libc::ECONNREFUSED
                         | libc::EMSGSIZE
