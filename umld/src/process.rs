@@ -2,10 +2,25 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How long the parent of a process that ended may take to collect it: init does so at once.
+const COLLECTED: Duration = Duration::from_secs(1);
+
+/// Waits for a child that may end while we are here, so that its zombie does not stay. The thread takes no signals: those that
+/// this process receives as a descriptor (signalfd(2)) would be lost in it.
+pub fn reap_later(mut child: Child) {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    std::thread::spawn(move || child.wait());
+    if let Ok(mask) = before {
+        let _ = mask.thread_set_mask();
+    }
+}
 
 /// A process of the host.
 #[derive(Debug)]
@@ -47,10 +62,54 @@ impl Process {
             }
         }
     }
+
+    /// How it ended, where the host tells others than its parent ([`uml_host::process::exit_status`]).
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        uml_host::process::exit_status(self, COLLECTED)
+    }
 }
 
 impl AsFd for Process {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    /// Somebody else's child, as the kernel of a holder that was killed.
+    #[test]
+    fn the_status_of_who_is_no_child_of_ours() {
+        for (last, status) in [("exit 7", 7 << 8), ("exit 0", 0), ("kill -KILL $$", libc::SIGKILL)]
+        {
+            // Its parent lives until it has ended, and collects it.
+            let mut parent = Command::new("/bin/sh")
+                .args([
+                    "-c",
+                    "exec 3<&0; sh -c 'echo $$; read x; eval \"$0\"' \"$0\" <&3 & wait",
+                    last,
+                ])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut pid = String::new();
+            let out = parent.stdout.take().unwrap();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut pid).unwrap();
+            let process = Process::open(pid.trim().parse().unwrap()).unwrap();
+            assert_eq!(process.exit_status(), None, "it runs");
+            drop(parent.stdin.take());
+            assert!(process.wait(Duration::from_secs(60)));
+            let got = process.exit_status().map(|s| s.into_raw());
+            if got.is_none() {
+                eprintln!("this host does not tell");
+            }
+            assert!(got.is_none_or(|s| s == status), "{last}: {got:?}");
+            parent.wait().unwrap();
+        }
     }
 }

@@ -292,7 +292,7 @@ impl Dir {
             let alive = s.pid.is_some_and(|p| process_started(p) == Some(s.pid_started));
             if !alive {
                 s.state = State::Failed;
-                s.reason = "its holder was killed, and it ended unobserved".into();
+                s.reason = "its holder was killed, and it ended unobserved, with a status that nobody knows".into();
                 s.pid = None;
             }
             s.holder = None;

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -73,6 +75,23 @@ impl Doomed {
             }
         }
     }
+}
+
+/// How a process ended that may be somebody else's child, by its pidfd (pidfd_open(2)): wait(2) and waitid(2) with P_PIDFD are the
+/// parent's alone. Linux tells it to everybody with a descriptor since 6.15 (PIDFD_GET_INFO, PIDFD_INFO_EXIT), as soon as the
+/// parent has collected the process, for which `patience` is given. None where it does not tell.
+pub fn exit_status(process: impl AsFd, patience: Duration) -> Option<ExitStatus> {
+    let fd = process.as_fd();
+    // A process that is collected hangs up; one that only ended is readable.
+    crate::wait::hung_up(fd, patience);
+    // SAFETY: a structure of integers, for which zeros are values.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the structure lives, and its size is part of the request, so no more than it is written.
+    let r = unsafe { libc::ioctl(fd.as_raw_fd(), libc::PIDFD_GET_INFO, &mut info) };
+    // Older kernels answer and leave the bit out.
+    let told = r == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
+    told.then(|| ExitStatus::from_raw(info.exit_code))
 }
 
 /// Real user id.

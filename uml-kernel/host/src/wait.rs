@@ -1,6 +1,7 @@
 //! Waiting for host descriptors (poll(2)).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use uml_abi::errno::EINTR;
 use uml_abi::{Errno, Result};
@@ -14,6 +15,22 @@ fn poll_once(fd: BorrowedFd<'_>, events: i16, timeout_ms: i32) -> i32 {
 /// Whether one of `events` (poll(2) bits), an error or a hang-up is there now.
 pub fn ready(fd: BorrowedFd<'_>, events: i16) -> bool {
     poll_once(fd, events, 0) > 0
+}
+
+/// Waits until `fd` has hung up or failed, which poll(2) tells unasked; false when `patience` is over first.
+pub fn hung_up(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Not a millisecond too few: there is no use in asking once more for the rest of one.
+        let ms = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        match poll_once(fd, 0, ms) {
+            0 if left.is_zero() => return false,
+            // Interrupted, or more than poll(2) waits for.
+            n if n <= 0 => {}
+            _ => return true,
+        }
+    }
 }
 
 fn any(fds: &[BorrowedFd<'_>], events: i16, timeout_ms: i32) {

@@ -92,6 +92,8 @@ pub fn attach(
     }
     let mut c = holder::connect(store, name)?;
     let lost = |e: std::io::Error| Failure::other(format!("the holder of \"{name}\" is gone: {e}"));
+    // Before the size is asked for: none is missed.
+    let winch = resizes();
     let (rows, cols) = window();
     let call =
         json!({"line": line.unwrap_or_default(), "watch": watch, "rows": rows, "cols": cols});
@@ -105,7 +107,6 @@ pub fn attach(
         };
         eprintln!("connected to {name}, {line}{}; {how}", if watch { ", watching" } else { "" });
     }
-    let winch = resizes();
     let raw = Raw::new();
     let result = relay(&mut c, watch, key, winch.as_ref());
     drop(raw);

@@ -69,7 +69,7 @@ fn spawn(store: &Store) -> Result {
         return Err(Failure::other(format!("it ended at once: {last}")));
     }
     // It lives on; when it ends while we are here, its zombie must not stay.
-    std::thread::spawn(move || child.wait());
+    crate::process::reap_later(child);
     Ok(())
 }
 

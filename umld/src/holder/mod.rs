@@ -82,7 +82,7 @@ pub fn spawn(store: &Store, name: &str, adopt: Option<Adopt>) -> Result {
     let v: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     if v.get("pid").is_some() {
         // It lives on; when it ends while we are here, its zombie must not stay.
-        std::thread::spawn(move || child.wait());
+        crate::process::reap_later(child);
         return Ok(());
     }
     let _ = child.wait();

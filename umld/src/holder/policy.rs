@@ -1,6 +1,8 @@
 //! Whether an instance that ended is started again, and when.
 
 use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crate::spec::vm::{Restart, RestartPolicy};
@@ -17,6 +19,15 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// By what wait(2) says.
+    pub fn of(status: ExitStatus) -> Ended {
+        match (status.code(), status.signal()) {
+            (Some(n), _) => Ended::Exit(n),
+            (None, Some(n)) => Ended::Signal(n),
+            (None, None) => Ended::Unseen,
+        }
+    }
+
     /// The status a shell would show.
     pub fn status(self) -> Option<i32> {
         match self {

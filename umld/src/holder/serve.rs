@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -416,9 +415,7 @@ impl Holder {
             self.signal();
         }
         if r.adopted {
-            self.kernel = None;
-            let ended = self.unseen();
-            self.ended(ended);
+            self.adopted_ended();
         }
         self.timers();
         // A peer that stopped reading is found out while others are served.

@@ -101,21 +101,23 @@ impl Holder {
         match child.try_wait() {
             Ok(Some(status)) => {
                 self.kernel = None;
-                let ended = match (status.code(), status.signal()) {
-                    (Some(n), _) => Ended::Exit(n),
-                    (None, Some(n)) => Ended::Signal(n),
-                    (None, None) => Ended::Unseen,
-                };
-                self.ended(ended);
+                self.ended(Ended::of(status));
             }
             Ok(None) => {}
             Err(e) => eprintln!("wait for the kernel: {e}"),
         }
     }
 
-    /// How an adopted kernel ended, whose status only its parent could have had. It removes its directory when it halts
+    /// An adopted kernel ended, which is no child of this holder.
+    pub(super) fn adopted_ended(&mut self) {
+        let Some(Running::Adopted(process)) = self.kernel.take() else { return };
+        let ended = process.exit_status().map_or_else(|| self.unseen(), Ended::of);
+        self.ended(ended);
+    }
+
+    /// How an adopted kernel ended, where the host tells nobody but its parent. It removes its directory when it halts
     /// in order; the status of umld's own init is then the command's, which nobody knows.
-    pub(super) fn unseen(&self) -> Ended {
+    fn unseen(&self) -> Ended {
         let own = crate::spec::cmdline::own_init(&self.vm);
         let halted = !self.store.uml.path().join(&self.dir.name).exists();
         if halted && !own { Ended::Exit(0) } else { Ended::Unseen }
@@ -154,7 +156,9 @@ impl Holder {
             (None, Ended::Exit(0)) => "powered off by the guest".into(),
             (None, Ended::Exit(n)) => format!("ended with status {n}"),
             (None, Ended::Signal(n)) => format!("ended by signal {n}"),
-            (None, Ended::Unseen) => "ended unobserved".into(),
+            (None, Ended::Unseen) => {
+                "ended with a status that nobody knows: the holder that was its parent had been killed".into()
+            }
         };
         let never_up = self.status.booted.is_none() && !asked_for;
         let failed = (panicked || ended.is_failure() || never_up) && !asked_for;
