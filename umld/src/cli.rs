@@ -67,7 +67,8 @@ pub enum Command {
     Capture(Capture),
     /// Defines an instance without starting it.
     Create(Create),
-    /// Makes a new instance on the disks of another, with copy-on-write files of its own.
+    /// Makes a new instance on the disks of another, with copy-on-write files and an address of its own, and without its ports
+    /// of the host.
     Clone(CloneArgs),
     /// Keeps the present contents of a stopped instance's copy-on-write disks under a name.
     Snapshot(Snapshot),
@@ -147,8 +148,8 @@ pub struct Run {
     pub file: Option<PathBuf>,
 
     /// Memory of the machine (a number with K, M or G). Default: half of the host's; with a file, what it says.
-    #[arg(long, value_name = "SIZE")]
-    pub mem: Option<String>,
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub mem: Option<Size>,
 
     /// CPUs of the machine. Default: all the host gives this process.
     #[arg(long, value_name = "N")]
@@ -195,6 +196,10 @@ pub struct Run {
 
 fn wait(s: &str) -> Result<Wait, String> {
     Wait::parse(s)
+}
+
+fn size(s: &str) -> Result<Size, String> {
+    Size::parse(s)
 }
 
 fn time(s: &str) -> Result<Time, String> {
@@ -409,7 +414,7 @@ pub struct Capture {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// End before there are more bytes than this.
-    #[arg(long, value_name = "SIZE", value_parser = Size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub size: Option<Size>,
 }
 
@@ -452,7 +457,7 @@ pub struct Snapshot {
     #[arg(long, requires = "list")]
     pub json: bool,
     /// Print only names.
-    #[arg(short, long, requires = "list")]
+    #[arg(short, long, requires = "list", conflicts_with = "json")]
     pub quiet: bool,
 }
 
@@ -530,6 +535,9 @@ pub struct Events {
     /// Print JSON, one object a line.
     #[arg(long)]
     pub json: bool,
+    /// Print only the names of the instances, one for each event.
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
     /// Go on printing what happens.
     #[arg(short, long)]
     pub follow: bool,
@@ -540,9 +548,8 @@ pub struct Events {
 
 #[derive(Debug, Args)]
 pub struct Top {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub format: Format,
     /// Number of times. Default: until interrupted on a terminal, else once.
     #[arg(short = 'n', long, value_name = "N")]
     pub iterations: Option<u64>,
@@ -699,7 +706,7 @@ pub struct Daemon {
     /// Start no instances.
     #[arg(long)]
     pub no_autostart: bool,
-    /// Start no instances, and end when none has been up for a while: as commands start it.
-    #[arg(long)]
-    pub on_demand: bool,
+    /// Start no instances, and end when none has been up for this time: as commands start it. Default: 30s.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = time)]
+    pub on_demand: Option<Time>,
 }

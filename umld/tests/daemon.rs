@@ -3,7 +3,7 @@
 mod common;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Child;
+use std::process::{Child, Command};
 
 use common::World;
 use nix::sys::signal::{Signal, kill};
@@ -92,6 +92,102 @@ fn the_socket_speaks_varlink_and_instances_outlive_the_daemon() {
     assert_eq!(d.end(Signal::SIGPWR), 0);
     assert_eq!(w.state("m"), "stopped");
     let _ = file;
+}
+
+/// systemd's client: one that is installed, or, with its own libraries, that of the root with the stock kernel (tests/run makes it).
+fn varlinkctl() -> Option<Command> {
+    let found = |c: &mut Command| c.arg("--version").output().is_ok_and(|o| o.status.success());
+    if found(&mut Command::new("varlinkctl")) {
+        return Some(Command::new("varlinkctl"));
+    }
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cache/stock-sid");
+    let root = std::env::var_os("UML_STOCK_ROOT").map_or(cache, Into::into);
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let inside = || {
+        let mut c = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        let path = [libraries.clone(), libraries.join("systemd")];
+        c.arg("--library-path").arg(std::env::join_paths(path).ok()?);
+        c.arg(root.join("usr/bin/varlinkctl"));
+        Some(c)
+    };
+    if inside().is_some_and(|mut c| found(&mut c)) {
+        return inside();
+    }
+    eprintln!("skipped: no varlinkctl here (systemd 255 or later)");
+    None
+}
+
+#[test]
+fn varlinkctl_speaks_to_the_control_socket() {
+    let w = World::new();
+    if varlinkctl().is_none() {
+        return;
+    }
+    let socket = w.path(".uml/.umld/.control");
+    let ctl = |verb: &str, args: &[&str]| -> common::Done {
+        let mut c = varlinkctl().unwrap();
+        c.args([verb, "--json=short"])
+            .arg(&socket)
+            .args(args)
+            .env("PAGER", "cat")
+            .output()
+            .unwrap()
+            .into()
+    };
+    let call = |method: &str, parameters: Value| {
+        ctl("call", &[&format!("org.usermodelinux.Machines.{method}"), &parameters.to_string()])
+    };
+    let answer = |method: &str, parameters: Value| -> Value {
+        serde_json::from_str(&call(method, parameters).ok()).unwrap()
+    };
+    w.machine("m", "exec sleep 1000", "");
+    let d = Daemon::start(&w);
+    let info: Value = serde_json::from_str(&ctl("info", &[]).ok()).unwrap();
+    assert_eq!(info["product"], "umld");
+    assert_eq!(info["interfaces"], json!(["org.varlink.service", "org.usermodelinux.Machines"]));
+    // It parses what it prints.
+    for interface in ["org.usermodelinux.Machines", "org.varlink.service"] {
+        let mut c = varlinkctl().unwrap();
+        let text =
+            common::Done::from(c.arg("introspect").arg(&socket).arg(interface).output().unwrap())
+                .ok();
+        assert!(
+            text.contains(&format!("interface {interface}")) && text.contains("method "),
+            "{text}"
+        );
+        let file = w.write("idl", &text);
+        let mut c = varlinkctl().unwrap();
+        common::Done::from(c.arg("validate-idl").arg(file).output().unwrap()).ok();
+    }
+    assert_eq!(answer("List", json!({})), json!({"machines": []}));
+    assert_eq!(answer("Start", json!({"what": w.path("m.toml")})), json!({"name": "m"}));
+    let list = answer("List", json!({}));
+    assert_eq!(
+        (&list["machines"][0]["name"], &list["machines"][0]["state"]),
+        (&json!("m"), &json!("running"))
+    );
+    assert_eq!(answer("Status", json!({"name": "m"}))["machine"]["pid"], w.pid("m"));
+    answer("Pause", json!({"name": "m"}));
+    assert_eq!(w.state("m"), "paused");
+    answer("Resume", json!({"name": "m"}));
+    let before = w.pid("m");
+    assert_eq!(answer("Restart", json!({"name": "m", "now": true})), json!({"name": "m"}));
+    assert!(![0, before].contains(&w.pid("m")));
+    assert_eq!(
+        answer("Stop", json!({"name": "m", "now": true})),
+        json!({"how": "halted by the kernel"})
+    );
+    // What it says of errors, and what comes with them.
+    for (method, parameters, name, with) in [
+        ("Stop", json!({"name": "m"}), "org.usermodelinux.Machines.Failed", "\"code\":3"),
+        ("Status", json!({"name": "zzz"}), "org.usermodelinux.Machines.Failed", "\"code\":4"),
+        ("Stop", json!({}), "org.varlink.service.InvalidParameter", "\"parameter\":\"name\""),
+        ("Nothing", json!({}), "org.varlink.service.MethodNotFound", "Machines.Nothing"),
+    ] {
+        let done = call(method, parameters);
+        assert!(done.status != 0 && done.err.contains(name) && done.out.contains(with), "{done:?}");
+    }
+    assert_eq!(d.end(Signal::SIGTERM), 0);
 }
 
 #[test]

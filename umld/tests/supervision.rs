@@ -48,6 +48,59 @@ fn the_first_start_brings_the_daemon_which_makes_way_for_one_that_is_asked_for()
     assert_eq!((w.state("m").as_str(), w.state("n").as_str()), ("running", "running"));
 }
 
+/// The time is short here and half a minute by default; the rest is what every daemon does that a command starts.
+#[test]
+fn the_daemon_on_demand_ends_when_nothing_is_up() {
+    let w = World::new();
+    w.machine("m", "exec sleep 1000", "");
+    let daemon = |time: &str| {
+        let log = std::fs::File::create(w.path("daemon.log")).unwrap();
+        let arg = format!("--on-demand={time}");
+        let child =
+            w.umld().args(["daemon", &arg]).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        child.unwrap()
+    };
+    let mut idle = daemon("10ms");
+    assert_eq!(idle.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        std::fs::read_to_string(w.path("daemon.log")).unwrap().lines().last(),
+        Some("umld: nothing is up")
+    );
+
+    // A caller keeps it, for as long as it is connected.
+    let mut kept = daemon("200ms");
+    let control = w.path(".uml/.umld/.control");
+    w.eventually("its turn", || w.daemon() == Some(kept.id() as i32));
+    let connect = || std::os::unix::net::UnixStream::connect(&control);
+    w.eventually("its socket", || connect().is_ok());
+    let caller = connect().unwrap();
+    let call = |mut s: &std::os::unix::net::UnixStream| {
+        use std::io::{Read, Write};
+        s.write_all(b"{\"method\":\"org.varlink.service.GetInfo\"}\0").unwrap();
+        let mut byte = [0];
+        while s.read(&mut byte).unwrap() == 1 && byte[0] != 0 {}
+    };
+    let since = std::time::Instant::now();
+    while since.elapsed() < std::time::Duration::from_millis(700) {
+        call(&caller);
+    }
+    drop(caller);
+    assert_eq!(kept.wait().unwrap().code(), Some(0));
+
+    // So does an instance, until it ends.
+    let mut busy = daemon("2s");
+    w.eventually("its turn", || w.daemon() == Some(busy.id() as i32));
+    w.run(&["start", "m.toml"]).ok();
+    let since = std::time::Instant::now();
+    while since.elapsed() < std::time::Duration::from_millis(2500) {
+        assert_eq!(w.state("m"), "running");
+        assert!(busy.try_wait().unwrap().is_none());
+    }
+    w.run(&["stop", "m"]).ok();
+    assert_eq!(busy.wait().unwrap().code(), Some(0));
+    assert_eq!(w.daemon(), None);
+}
+
 /// Every line of a long output is in the log, whoever is killed while it is printed; and the console can be used after.
 #[test]
 fn no_output_is_lost_when_daemon_and_holder_are_killed() {
@@ -142,6 +195,40 @@ fn a_machine_that_lost_everybody_is_found_by_the_next_command() {
     w.run_with(&["console", "m"], "").ok();
     assert_eq!(w.run(&["stop", "m"]).ok(), "m: halted by the kernel\n");
     assert_eq!(w.state("m"), "stopped");
+}
+
+/// The holder that takes over is not the kernel's parent, which alone has its status by wait(2).
+#[test]
+fn how_an_adopted_kernel_ends_is_known_where_the_host_tells() {
+    let w = World::new();
+    let file = "read x; exit $x";
+    w.machine("m", file, "");
+    w.machine("k", file, "");
+    for (name, last, exit, reason) in [
+        ("m", "7", 7, "ended with status 7"),
+        ("m", "0", 0, "powered off by the guest"),
+        ("k", "", 137, "ended by signal 9"),
+    ] {
+        w.run(&["start", &format!("{name}.toml")]).ok();
+        let before = holder(&w, name);
+        signal(before, Signal::SIGKILL);
+        w.eventually("adoption", || ![0, before].contains(&holder(&w, name)));
+        match last {
+            "" => signal(w.pid(name), Signal::SIGKILL),
+            word => drop(w.run_with(&["console", name], &format!("{word}\n"))),
+        }
+        w.eventually("its end", || w.pid(name) == 0 && holder(&w, name) == 0);
+        let s = w.status(name);
+        let said = s["reason"].as_str().unwrap();
+        if s["exit"].is_null() {
+            // Linux before 6.15. A command's status is not guessed.
+            assert!(said.contains("nobody knows"), "{s}");
+            assert!(w.run(&["status", name]).out.contains("a status that nobody knows"));
+            eprintln!("this host does not tell");
+        } else {
+            assert_eq!((s["exit"].as_i64(), said), (Some(exit), reason));
+        }
+    }
 }
 
 /// Holder and daemon are killed at random moments of starts, stops and restarts. Afterwards every kernel process is in the

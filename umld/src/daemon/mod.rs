@@ -37,14 +37,14 @@ use crate::state::Store;
 use crate::{instance, notify, spec};
 use holders::Holders;
 
-/// How long an on-demand daemon stays when nothing is up.
-const LINGER: Duration = Duration::from_secs(30);
-
 /// Runs until a signal.
 pub fn run(a: &cli::Daemon) -> Result<u8> {
     let store = Store::open()?;
     store.create()?;
-    let mut held = Some(lock(&store, a.on_demand)?);
+    // How long it stays when nothing is up; one that was asked for stays.
+    let linger = a.on_demand.map(|t| t.0);
+    let on_demand = linger.is_some();
+    let mut held = Some(lock(&store, on_demand)?);
     let signals = signals()?;
     // Every holder has some descriptors here. What the user allows is enough, or some are not kept.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -61,8 +61,8 @@ pub fn run(a: &cli::Daemon) -> Result<u8> {
         .map_err(failed)?;
     let supervisor = Supervisor::from_environment();
     let holders = Holders::new(&store, keep::Keeper::new(&store)?);
-    let mut daemon = Daemon { store, signals, listener, watch, holders, on_demand: a.on_demand };
-    if a.on_demand {
+    let mut daemon = Daemon { store, signals, listener, watch, holders, linger };
+    if on_demand {
         daemon.detach();
     } else if !a.no_autostart {
         let store = daemon.store.clone();
@@ -195,7 +195,7 @@ struct Daemon {
     listener: UnixListener,
     watch: Inotify,
     holders: Holders,
-    on_demand: bool,
+    linger: Option<Duration>,
 }
 
 impl Daemon {
@@ -212,8 +212,7 @@ impl Daemon {
 
     /// How long to wait for something to happen. None: for ever.
     fn patience(&self, watchdog: Option<Duration>) -> Option<Duration> {
-        let idle = self.on_demand && self.holders.is_empty() && varlink::callers() == 0;
-        [watchdog, idle.then_some(LINGER)].into_iter().flatten().min()
+        [watchdog, self.linger.filter(|_| self.holders.is_empty())].into_iter().flatten().min()
     }
 
     /// Serves until a signal, or, on demand, until nothing has been up for a while.
@@ -241,7 +240,8 @@ impl Daemon {
             };
             let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
             drop(fds);
-            if quiet && interval.is_none() {
+            // Nobody tells when a caller leaves, so we look again after as long.
+            if quiet && interval.is_none() && varlink::callers() == 0 {
                 return Ok(None);
             }
             if ready[0] {

@@ -37,10 +37,10 @@ type Machine (
 
 method List() -> (machines: []Machine)
 method Status(name: string) -> (machine: object)
-# `what` is the path of a vm.toml or a name.
+# `what` is the absolute path of a vm.toml, or a name.
 method Start(what: string) -> (name: string)
 method Stop(name: string, now: ?bool) -> (how: string)
-method Restart(name: string) -> (name: string)
+method Restart(name: string, now: ?bool) -> (name: string)
 method Pause(name: string) -> ()
 method Resume(name: string) -> ()
 
