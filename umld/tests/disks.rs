@@ -99,6 +99,21 @@ fn an_export_is_imported_elsewhere() {
     assert_eq!(w.run(&["import", "d.tar.gz", "--name", "e"]).ok(), "e\n");
     assert_eq!(read(&w, "e", "/state"), "1");
     assert_eq!(read(&w, "e", "/etc/motd"), "welcome\n");
+    // Its disk is in its directory, and moves with it.
+    w.run(&["rename", "e", "f"]).ok();
+    assert_eq!(read(&w, "f", "/state"), "1");
+    w.run(&["explain", "f"]).ok();
+    // Others that are made on that disk keep it where it is.
+    w.run(&["clone", "f", "g"]).ok();
+    for command in [&["rename", "f", "e"][..], &["rm", "f"], &["rm", "--force", "f"]] {
+        assert!(
+            w.run(command).fails(5).contains("is also the disk of instance \"g\""),
+            "{command:?}"
+        );
+    }
+    assert_eq!(read(&w, "g", "/state"), "1");
+    w.run(&["rm", "g"]).ok();
+    w.run(&["rename", "f", "e"]).ok();
     w.write("bad.tar", "nonsense");
     w.run(&["import", "bad.tar"]).fails(1);
     assert_eq!(w.run(&["list", "-q"]).ok(), "d\ne\n");

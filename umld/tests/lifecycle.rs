@@ -23,6 +23,9 @@ fn start_look_pause_talk_stop() {
     w.eventually("answer", || w.run(&["logs", "-n", "1", "m"]).ok().contains("got word"));
     w.run(&["pause", "m"]).ok();
     assert_eq!(w.state("m"), "paused");
+    // They would wait until it is resumed.
+    assert!(w.run(&["exec", "m", "--", "true"]).fails(125).contains("umld resume m"));
+    assert!(w.run(&["cp", "m:/etc/passwd", "here"]).fails(125).contains("umld resume m"));
     w.run(&["resume", "m"]).ok();
     assert_eq!(w.state("m"), "running");
     assert!(w.run(&["mconsole", "m", "version"]).ok().contains("Linux"));
@@ -47,6 +50,35 @@ fn start_look_pause_talk_stop() {
     }
     w.run(&["rm", "m"]).ok();
     w.run(&["status", "m"]).fails(4);
+}
+
+/// Which `start` has threads for that wait for what it has started.
+#[test]
+fn a_console_follows_the_size_of_its_terminal() {
+    use nix::sys::signal::{Signal, kill};
+    let w = World::new();
+    w.machine("m", "exec sleep 1000", "");
+    let size =
+        |rows, cols| nix::pty::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(Some(&size(33, 99)), None).unwrap();
+    let mut c = w.umld();
+    c.args(["start", "m.toml", "--console"])
+        .stdin(pty.slave.try_clone().unwrap())
+        .stdout(pty.slave.try_clone().unwrap())
+        .stderr(std::process::Stdio::null());
+    let mut viewer = c.spawn().unwrap();
+    let seen = || w.run(&["exec", "m", "--", "stty", "-F", "/dev/tty0", "size"]).out;
+    w.eventually("the size", || seen() == "33 99\n");
+    for (rows, cols) in [(40, 111), (41, 112)] {
+        let size =
+            rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&pty.slave, size).unwrap();
+        // It is not the viewer's controlling terminal, which would send this.
+        kill(nix::unistd::Pid::from_raw(viewer.id() as i32), Signal::SIGWINCH).unwrap();
+        w.eventually("the new size", || seen() == format!("{rows} {cols}\n"));
+    }
+    w.run(&["stop", "m"]).ok();
+    assert_eq!(viewer.wait().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -140,10 +172,18 @@ fn machines_started_by_hand_are_listed_and_obey() {
     assert!(w.run(&["list"]).ok().contains("paused (by hand)"));
     w.run(&["resume", "hand"]).ok();
     assert_eq!(w.run(&["exec", "hand", "--", "/bin/echo", "hi"]).ok(), "hi\n");
+    // What runs is not removed from under itself.
+    assert!(w.run(&["rm", "hand"]).fails(5).contains("--force"));
+    assert!(w.path(".uml/hand/mconsole").exists());
     let done = w.run(&["stop", "hand", "--cad", "0"]).ok();
     assert!(done.contains("hand: halted by the kernel"), "{done}");
     child.wait().expect("end");
     w.run(&["status", "hand"]).fails(4);
+    let mut child = c.spawn().expect("linux");
+    w.eventually("console", || w.path(".uml/hand/mconsole").exists());
+    w.run(&["rm", "--force", "hand"]).ok();
+    assert!(!w.path(".uml/hand").exists());
+    child.wait().expect("end");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::cli::{Exec, When};
 use crate::cmd::console::{Raw, window};
 use crate::failure::{Failure, Result, code};
 use crate::instance::{self, Instance};
-use crate::state::Store;
+use crate::state::{State, Store};
 use crate::wire;
 
 /// Environment of programs when the caller gives nothing else.
@@ -77,9 +77,14 @@ fn user(text: &str) -> Result<(u32, u32)> {
     }
 }
 
-/// Connects to the door of a running instance. A kernel without one is refused with status 125.
+/// Connects to the door of a running instance. A kernel without one is refused with status 125, and so is one that is paused:
+/// it would answer when it is resumed, and not before.
 pub fn connect(i: &Instance) -> Result<UnixStream> {
     i.running()?;
+    if i.state == State::Paused {
+        let text = format!("instance \"{0}\" is paused; resume it with: umld resume {0}", i.name);
+        return Err(Failure::new(code::CANNOT_RUN, text));
+    }
     let dir = i.socket.as_deref().and_then(std::path::Path::parent).map(std::path::Path::to_owned);
     let path = dir.unwrap_or_else(|| i.dir.path.clone()).join(door::NAME);
     let open = || UnixStream::connect(SocketPath::new(&path)?.as_path());

@@ -91,18 +91,8 @@ pub fn run(a: &Merge) -> Result<u8> {
 
 /// Refuses when another instance has a layer on the same backing file.
 fn alone(store: &Store, name: &str, backing: &std::path::Path) -> Result {
-    let same = |p: &std::path::Path| p.canonicalize().ok() == backing.canonicalize().ok();
-    for other in store.names()?.into_iter().filter(|n| n != name) {
-        let Ok((_, vm)) = spec::load::read::<VmFile>(&store.dir(&other).spec()) else { continue };
-        if vm.disk.iter().any(|d| d.file.as_deref().is_some_and(same)) {
-            return Err(Failure::new(
-                code::BUSY,
-                format!(
-                    "{} is also the disk of instance \"{other}\", which the merge would damage",
-                    backing.display()
-                ),
-            ));
-        }
+    match super::other_user(store, name, backing)? {
+        Some(e) => Err(Failure { text: format!("{e}, which the merge would damage"), ..e }),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -34,10 +34,13 @@ pub mod stop;
 pub mod top;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use crate::cli::Command;
 use crate::failure::{Failure, Result, code};
-use crate::state::Store;
+use crate::spec::vm::Disk;
+use crate::spec::{self, VmFile};
+use crate::state::{Dir, Store};
 
 /// Runs a command; the exit status.
 pub fn dispatch(command: Command) -> u8 {
@@ -144,6 +147,33 @@ pub fn take_down(store: &Store, name: &str, what: &str) -> Result<Down> {
     }
     let _lock = instance.dir.take_lock()?;
     Ok(Down { instance, _lock })
+}
+
+/// The refusal when another instance has a disk that is, or lies on, this file.
+pub fn other_user(store: &Store, name: &str, file: &Path) -> Result<Option<Failure>> {
+    let Ok(wanted) = file.canonicalize() else { return Ok(None) };
+    let same =
+        |d: &Disk| d.file.as_deref().is_some_and(|p| p.canonicalize().is_ok_and(|p| p == wanted));
+    for other in store.names()?.into_iter().filter(|n| n != name) {
+        let Ok((_, vm)) = spec::load::read::<VmFile>(&store.dir(&other).spec()) else { continue };
+        if vm.disk.iter().any(same) {
+            let text = format!("{} is also the disk of instance \"{other}\"", file.display());
+            return Ok(Some(Failure::new(code::BUSY, text)));
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses to move or delete the directory of an instance (one that was imported) whose disk in it others are made on.
+pub fn nobody_needs(store: &Store, dir: &Dir) -> Result {
+    let Ok((_, vm)) = spec::load::read::<VmFile>(&dir.spec()) else { return Ok(()) };
+    let own = vm.disk.iter().filter_map(|d| d.file.as_deref()).filter(|f| f.starts_with(&dir.path));
+    for file in own {
+        if let Some(refusal) = other_user(store, &dir.name, file)? {
+            return Err(refusal);
+        }
+    }
+    Ok(())
 }
 
 /// A table with aligned columns.

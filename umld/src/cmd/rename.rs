@@ -6,7 +6,7 @@ use crate::failure::{Context, Failure, Result, code};
 use crate::spec;
 use crate::state::Store;
 
-/// Renames a stopped instance; its own copy-on-write files move along.
+/// Renames a stopped instance; its own files move along.
 pub fn run(a: &Rename) -> Result<u8> {
     let store = Store::open()?;
     spec::check::name(&a.new).map_err(|e| Failure::new(code::USAGE, e))?;
@@ -17,14 +17,14 @@ pub fn run(a: &Rename) -> Result<u8> {
             format!("there is an instance \"{}\" already", a.new),
         ));
     }
+    super::nobody_needs(&store, &down.instance.dir)?;
     let (old, new) = (&down.instance.dir, store.dir(&a.new));
     let (_, mut vm): (_, spec::VmFile) = spec::load::read(&old.spec())?;
     vm.vm.name = Some(a.new.clone());
-    for d in &mut vm.disk {
-        if let Some(c) = d.cow.as_mut()
-            && let Ok(rest) = c.strip_prefix(&old.path)
-        {
-            *c = new.path.join(rest);
+    // Its own copy-on-write files, and the disks that came with an import.
+    for path in vm.disk.iter_mut().flat_map(|d| [d.cow.as_mut(), d.file.as_mut()]).flatten() {
+        if let Ok(rest) = path.strip_prefix(&old.path) {
+            *path = new.path.join(rest);
         }
     }
     let text = toml::to_string_pretty(&vm).map_err(|e| Failure::other(e.to_string()))?;

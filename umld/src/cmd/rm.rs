@@ -16,6 +16,7 @@ use crate::state::{Event, now};
 pub fn run(a: &Rm) -> Result<u8> {
     super::each(&a.names, |store, name| {
         let i = instance::find(store, name)?;
+        super::nobody_needs(store, &i.dir)?;
         if (i.pid.is_some() || i.has_holder()) && a.force {
             let zero = Duration::ZERO;
             let at_once =
@@ -29,6 +30,13 @@ pub fn run(a: &Rm) -> Result<u8> {
             }
         }
         if !i.dir.exists() {
+            // Its kernel may be one that took its time to end.
+            if let Some(now) = instance::look_up(store, name).and_then(|i| i.pid) {
+                let text = format!(
+                    "instance \"{name}\" is running (pid {now}); stop it before it is removed, or use --force"
+                );
+                return Err(Failure::new(code::BUSY, text));
+            }
             // Started by hand, and ended now: its directory goes with the next start, but nobody may want one.
             let left = store.uml.path().join(name);
             return std::fs::remove_dir_all(&left).at("cannot remove", &left);
