@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use crate::cli::Run;
 use crate::failure::{Failure, Result, code};
 use crate::guest_init::{self, Orders, inside};
+use crate::holder::launch;
 use crate::spec;
 use crate::spec::cmdline::{Inherited, held_lines, own_init, words};
 
@@ -49,8 +50,8 @@ type Ready = (Command, Option<std::os::fd::OwnedFd>);
 fn from_file(args: &Run, file: &Path) -> Result<Ready> {
     let mut loaded = spec::load(file)?;
     let vm = &mut loaded.vm;
-    if let Some(m) = &args.mem {
-        vm.vm.mem = Some(spec::values::Size::parse(m).map_err(|e| Failure::new(code::USAGE, e))?);
+    if args.mem.is_some() {
+        vm.vm.mem = args.mem;
     }
     if let Some(n) = args.ncpus {
         vm.vm.ncpus = u32::try_from(n).ok();
@@ -61,8 +62,10 @@ fn from_file(args: &Run, file: &Path) -> Result<Ready> {
         spec::check::check(&loaded)?;
     }
     let vm = &loaded.vm;
+    launch::check_disks(vm)?;
+    launch::check_ports(&vm.net)?;
     crate::guest_files::prepare(vm)?;
-    crate::holder::launch::limit(&crate::state::Store::open()?.dir(&loaded.name), vm)?;
+    launch::limit(&crate::state::Store::open()?.dir(&loaded.name), vm)?;
     let init_words = if own_init(vm) {
         Some(inherit(guest_init::hand_over(&Orders::of(vm)?, std::env::vars_os())?)?)
     } else {
@@ -75,7 +78,7 @@ fn from_file(args: &Run, file: &Path) -> Result<Ready> {
     };
     let list = words(vm, args.umid.as_deref().unwrap_or(&loaded.name), &given)
         .map_err(|e| Failure::new(code::CONFIG, e))?;
-    let mut command = crate::holder::launch::program(vm)?;
+    let mut command = launch::program(vm)?;
     // The first held line is this terminal; the others have nobody here. The log has no line of its own.
     let mut first = true;
     for word in list {
@@ -105,6 +108,7 @@ fn inherit(fd: std::os::fd::OwnedFd) -> Result<std::os::fd::OwnedFd> {
 fn from_host(args: &Run) -> Result<Ready> {
     let text = args.net.as_deref().unwrap_or(DEFAULT_NET);
     let nets = spec::net::parse(text, &args.publish).map_err(|e| Failure::new(code::USAGE, e))?;
+    launch::check_ports(&nets)?;
     let words = kernel_arguments(args, &nets).map_err(|e| Failure::new(code::CANNOT_RUN, e))?;
     let cwd = match &args.cwd {
         Some(c) => c.clone(),
@@ -114,7 +118,7 @@ fn from_host(args: &Run) -> Result<Ready> {
             .unwrap_or_else(|| "/".into()),
     };
     let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolv_conf = spec::net::given(&nets, true).and_then(|g| g.resolv_conf(&host));
+    let resolv_conf = spec::net::given(&nets, true).iter().find_map(|g| g.resolv_conf(&host));
     let orders = Orders { cwd, command: args.command.clone(), resolv_conf, ..Orders::default() };
     let fd = inherit(guest_init::hand_over(&orders, std::env::vars_os())?)?;
     let program = std::env::current_exe().map_err(|e| {
@@ -160,7 +164,11 @@ fn kernel_arguments(
         std::io::stderr().is_terminal(),
     ];
     let mut words: Vec<OsString> = vec![
-        format!("mem={}", args.mem.clone().unwrap_or(format!("{}M", default_memory()))).into(),
+        format!(
+            "mem={}",
+            args.mem.map_or_else(|| format!("{}M", default_memory()), |m| m.notation())
+        )
+        .into(),
         "root=/dev/root".into(),
         "rootfstype=hostfs".into(),
         "rootoverlay=tmpfs".into(),

@@ -8,6 +8,9 @@ fn statuses_that_need_no_guest() {
     let w = World::new();
     w.run(&["no-such-command"]).fails(2);
     w.run(&["stop"]).fails(2);
+    for mem in ["3X", "much"] {
+        assert!(w.run(&["run", "--mem", mem, "--", "true"]).fails(2).contains("such as \"512M\""));
+    }
     w.run(&["kill", "-s", "NONE", "x"]).fails(2);
     w.run(&["start", "nothing"]).fails(4);
     w.run(&["console", "nothing"]).fails(4);

@@ -389,3 +389,48 @@ say("sent")
     drop(ended);
     assert_eq!(server.join().unwrap().unwrap(), BULK);
 }
+
+/// Two machines with one port of the host: the second would be without its network, and say so in its log alone.
+#[test]
+fn a_port_of_the_host_leads_to_one_machine() {
+    let w = World::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let net = format!("[[net]]\nports = [\"{port}:80\"]\n");
+    for name in ["a", "b"] {
+        w.machine(name, "exec sleep 1000", &net);
+    }
+    let publish = format!("{port}:80");
+    let run = ["run", "-p", &publish, "--", "true"];
+    let text =
+        format!("the host's port 127.0.0.1:{port} (tcp) cannot be had: Address already in use");
+    for command in [&["start", "a.toml"][..], &run, &["run", "a.toml"]] {
+        let said = w.run(command).fails(5);
+        assert!(said.contains(&text) && !said.contains("leads to"), "{said}");
+    }
+    drop(taken);
+    w.run(&["start", "a.toml"]).ok();
+    let had = || std::net::TcpListener::bind(("127.0.0.1", port)).is_err();
+    w.eventually("the port", had);
+    for command in [&["start", "b.toml"][..], &run] {
+        let said = w.run(command).fails(5);
+        assert!(said.contains(&text) && said.contains("leads to instance \"a\""), "{said}");
+    }
+    // Its own, again.
+    w.run(&["restart", "a"]).ok();
+    w.eventually("the port", had);
+    // A clone, and members of a fleet, do without.
+    let done = w.run(&["clone", "a", "c", "--start"]);
+    assert!(done.err.contains(&format!("without the ports {port}:80")), "{done:?}");
+    done.ok();
+    w.write("fleet.toml", "[fleet]\ntemplate = \"a.toml\"\nname = \"n{n}\"\ncount = 2\n");
+    w.run(&["up"]).ok();
+    for name in ["c", "n1", "n2"] {
+        assert_eq!(w.state(name), "running");
+        assert!(!w.run(&["show", name]).ok().contains("ports"));
+    }
+    w.run(&["down"]).ok();
+    // A fleet of one has what its template has.
+    w.write("fleet.toml", "[fleet]\ntemplate = \"a.toml\"\nname = \"o{n}\"\ncount = 1\n");
+    assert!(w.run(&["up"]).err.contains("leads to instance \"a\""));
+}

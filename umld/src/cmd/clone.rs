@@ -36,6 +36,14 @@ pub fn run(a: &CloneArgs) -> Result<u8> {
         let made = disks(&mut new.vm, &dir).and_then(|()| {
             for n in &mut new.vm.net {
                 n.mac = None;
+                let ports = std::mem::take(&mut n.ports);
+                if !ports.is_empty() {
+                    let ports = ports.join(", ");
+                    eprintln!(
+                        "umld: {name}: without the ports {ports}, which lead to \"{}\"",
+                        a.name
+                    );
+                }
             }
             new.vm.guest.hostname = new.vm.guest.hostname.take().map(|_| name.to_owned());
             create::define(store, &new, None)

@@ -164,10 +164,14 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         }
         loaded.vm.service.after = after.iter().cloned().collect();
         after.retain(|a| known.contains(a));
+        let same = |o: &&Member| o.template.as_ref().or(common.template.as_ref()) == written;
+        let shared = members.iter().filter(same).count() > 1;
         if common.cow != Some(false) {
-            let same = |o: &&Member| o.template.as_ref().or(common.template.as_ref()) == written;
-            let shared = members.iter().filter(same).count() > 1 && !m.set.contains_key("disk");
-            own_layers(&mut loaded, shared)?;
+            own_layers(&mut loaded, shared && !m.set.contains_key("disk"))?;
+        }
+        // A port of the host leads to one machine only.
+        if shared && !m.set.contains_key("net") {
+            loaded.vm.net.iter_mut().for_each(|n| n.ports.clear());
         }
         out.push((loaded, after));
     }

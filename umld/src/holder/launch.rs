@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,12 +11,14 @@ use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::pipe2;
+use uml_nat::config::Forward;
 
 use super::line::Line;
 use crate::failure::{Failure, Result, code};
-use crate::spec::VmFile;
 use crate::spec::cmdline::{Inherited, own_init, words};
-use crate::state::Dir;
+use crate::spec::vm::Net;
+use crate::spec::{VmFile, net};
+use crate::state::{Dir, Store};
 use crate::{guest_files, guest_init, resources};
 
 /// A kernel process that was started.
@@ -29,9 +32,10 @@ pub struct Kernel {
 /// Makes missing COW files, writes files for the guest, and starts the kernel.
 pub fn launch(dir: &Dir, vm: &VmFile, lines: &[Line]) -> Result<Kernel> {
     check_disks(vm)?;
+    check_ports(&vm.net)?;
     // A member of a fleet may be started by itself, and long after its switch went down.
     for name in vm.net.iter().filter_map(|n| n.switch.as_deref()) {
-        crate::fleet::switch::up_again(&crate::state::Store::open()?, name)?;
+        crate::fleet::switch::up_again(&Store::open()?, name)?;
     }
     guest_files::prepare(vm)?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| {
@@ -96,8 +100,49 @@ fn cannot_start(vm: &VmFile, e: &io::Error) -> Failure {
     Failure::new(crate::failure::status_of(e), text)
 }
 
+/// Refuses ports of the host that somebody has, naming the instance if it is one; the kernel would only log it, and its interface
+/// stay down.
+pub fn check_ports(list: &[Net]) -> Result {
+    for f in net::forwards(list) {
+        // Let go at once: the kernel takes it when the guest sets the interface up.
+        let bound = match f.udp {
+            true => UdpSocket::bind(f.host).map(drop),
+            false => TcpListener::bind(f.host).map(drop),
+        };
+        let Err(e) = bound else { continue };
+        let kind = if f.udp { "udp" } else { "tcp" };
+        let status = match e.kind() {
+            io::ErrorKind::AddrInUse => code::BUSY,
+            io::ErrorKind::AddrNotAvailable => code::UNAVAILABLE,
+            _ => crate::failure::status_of(&e),
+        };
+        let whose =
+            port_of(&f).map_or(String::new(), |n| format!("; it leads to instance \"{n}\""));
+        let text = format!(
+            "the host's port {} ({kind}) cannot be had: {}{whose}",
+            f.host,
+            uml_formats::strerror(&e)
+        );
+        return Err(Failure::new(status, text));
+    }
+    Ok(())
+}
+
+/// The running instance that a port of the host leads to.
+fn port_of(f: &Forward) -> Option<String> {
+    let store = Store::open().ok()?;
+    let has = |name: &str| {
+        let vm = crate::spec::load::read::<VmFile>(&store.dir(name).spec());
+        vm.is_ok_and(|(_, vm)| net::forwards(&vm.net).any(|o| (o.host, o.udp) == (f.host, f.udp)))
+    };
+    let up = store.names().ok()?.into_iter().filter(|n| store.dir(n).status().state.is_up());
+    // The one that is started is not up yet.
+    up.filter(|n| crate::instance::look_up(&store, n).is_some_and(|i| i.pid.is_some()))
+        .find(|n| has(n))
+}
+
 /// Refuses what another process has locked, naming it; the kernel would only log it.
-fn check_disks(vm: &VmFile) -> Result {
+pub fn check_disks(vm: &VmFile) -> Result {
     for (_, d) in crate::spec::check::disk_units(vm) {
         if d.shared == Some(true) {
             continue;
@@ -135,7 +180,7 @@ pub fn locked_by(path: &Path, read_only: bool) -> Option<String> {
 }
 
 fn instance_of(pid: i32) -> Option<String> {
-    let store = crate::state::Store::open().ok()?;
+    let store = Store::open().ok()?;
     store.uml.list().ok()?.into_iter().find(|i| i.pid == Some(pid)).map(|i| i.umid)
 }
 

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use uml_nat::config::Forward;
+
 use super::diagnose::nearest;
 use super::load::Loaded;
 use super::vm::{Net, VmFile};
@@ -120,6 +122,12 @@ fn router(n: &Net) -> std::result::Result<uml_nat::Config, String> {
     uml_nat::Config::parse(items.iter().map(|(k, v)| (k.as_str(), v.as_str())))
 }
 
+/// Ports of the host that interfaces take, by [`Forward::host`] and [`Forward::udp`].
+pub fn forwards(list: &[Net]) -> impl Iterator<Item = Forward> {
+    let users = list.iter().filter(|n| mode(n) == "user");
+    users.filter_map(|n| router(n).ok()).flat_map(|c| c.forwards)
+}
+
 /// An address that an interface has from the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
@@ -130,22 +138,32 @@ pub struct Given {
     pub dns: Vec<IpAddr>,
 }
 
-/// The address that the kernel gives an interface before init runs: as the file says, or, when umld's own init
-/// runs and nothing in the guest would ask for one, the router's.
-pub fn given(list: &[Net], own_init: bool) -> Option<Given> {
-    if let Some((device, n)) = present(list).find(|(_, n)| n.address.is_some()) {
+/// The addresses that interfaces have before anything of the guest's own runs: as the file says, or, when umld's own init
+/// runs and nothing in the guest would ask for one, the router's. The kernel sets the first, umld's own init the others.
+pub fn given(list: &[Net], own_init: bool) -> Vec<Given> {
+    let written = present(list).filter_map(|(device, n)| {
         let (a, prefix) = address(n.address.as_deref()?).ok()?;
         let gateway = n.gateway.as_deref().and_then(|g| g.parse().ok());
         let dns = n.dns.iter().filter_map(|d| d.parse().ok()).collect();
-        return Some(Given { device, address: a, prefix, gateway, dns });
-    }
-    let (device, n) = present(list).find(|(_, n)| own_init && mode(n) == "user")?;
-    let c = router(n).ok()?;
-    let mut dns = vec![IpAddr::V4(c.dns)];
-    if !n.dns.is_empty() {
-        dns = n.dns.iter().filter_map(|d| d.parse().ok()).collect();
-    }
-    Some(Given { device, address: c.guest, prefix: c.prefix, gateway: Some(c.gateway), dns })
+        Some(Given { device, address: a, prefix, gateway, dns })
+    });
+    let routed = present(list).filter_map(|(device, n)| {
+        let c = router(n).ok().filter(|_| own_init && mode(n) == "user" && n.address.is_none())?;
+        let mut dns = vec![IpAddr::V4(c.dns)];
+        if !n.dns.is_empty() {
+            dns = n.dns.iter().filter_map(|d| d.parse().ok()).collect();
+        }
+        Some(Given { device, address: c.guest, prefix: c.prefix, gateway: Some(c.gateway), dns })
+    });
+    let mut all: Vec<Given> = written.chain(routed).collect();
+    all.truncate(if own_init { usize::MAX } else { 1 });
+    // One way out is enough.
+    let way_out = all.iter().position(|g| g.gateway.is_some());
+    all.iter_mut()
+        .enumerate()
+        .filter(|(k, _)| Some(*k) != way_out)
+        .for_each(|(_, g)| g.gateway = None);
+    all
 }
 
 impl Given {
@@ -194,7 +212,7 @@ pub fn words(list: &[Net], name: &str, own_init: bool) -> Vec<String> {
         }
         out.push(word);
     }
-    out.extend(given(list, own_init).map(|g| g.word()));
+    out.extend(given(list, own_init).first().map(Given::word));
     out
 }
 
@@ -307,8 +325,8 @@ fn check_addresses(l: &Loaded, i: usize, n: &Net, addressed: &mut bool) -> Resul
     let at = |key: &str| format!("net[{i}].{key}");
     if let Some(a) = &n.address {
         address(a).map_err(|e| l.complain(&at("address"), &e))?;
-        if std::mem::replace(addressed, true) {
-            let text = "the kernel sets the address of one interface; the guest must set those of the others";
+        if std::mem::replace(addressed, true) && !super::cmdline::own_init(&l.vm) {
+            let text = "the kernel sets the address of one interface; the guest's init must set those of the others";
             return Err(l.complain(&at("address"), text));
         }
     }
@@ -384,7 +402,7 @@ pub fn resolv_conf(vm: &VmFile) -> Option<String> {
         return None;
     }
     let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    given(&vm.net, own)?.resolv_conf(&host)
+    given(&vm.net, own).iter().find_map(|g| g.resolv_conf(&host))
 }
 
 #[cfg(test)]
@@ -413,9 +431,29 @@ mod tests {
         assert!(parse("slirp", &[]).unwrap_err().contains("\"user\""));
         assert!(parse("user,restrict=2", &[]).unwrap_err().contains("0 or 1"));
         assert!(parse("tap", &["1:1".into()]).is_err());
-        let g = given(&n, true).unwrap();
-        let text = g.resolv_conf("nameserver 1.1.1.1\nsearch a b\n").unwrap();
+        let g = given(&n, true);
+        let text = g[0].resolv_conf("nameserver 1.1.1.1\nsearch a b\n").unwrap();
         assert_eq!(text, "nameserver 10.0.2.3\nsearch a b\n");
+    }
+
+    #[test]
+    fn one_address_is_the_kernels_and_the_others_are_of_umlds_init() {
+        let lan = |a: &str| Net {
+            mode: Some("switch".into()),
+            address: Some(a.into()),
+            options: [("socket".to_owned(), "/s".to_owned())].into(),
+            ..Net::default()
+        };
+        let list = [Net::default(), lan("10.9.0.1/24"), lan("10.8.0.1/30")];
+        let of = |own| -> Vec<(String, Option<Ipv4Addr>)> {
+            given(&list, own).into_iter().map(|g| (g.device, g.gateway)).collect()
+        };
+        let router = Some(Ipv4Addr::new(10, 0, 2, 2));
+        assert_eq!(
+            of(true),
+            [("eth0".into(), None), ("eth1".into(), None), ("vec0".into(), router)]
+        );
+        assert_eq!(of(false), [("eth0".to_owned(), None)]);
     }
 
     #[test]
