@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result, code};
 use crate::guest_files;
+use crate::guest_net;
 use crate::spec::VmFile;
 use crate::spec::cmdline::Root;
 
@@ -41,6 +42,8 @@ pub struct Orders {
     pub hostname: Option<String>,
     /// Files to write first: path, permissions, contents.
     pub files: Vec<(String, u32, Vec<u8>)>,
+    /// Addresses beside the one that the kernel has set.
+    pub addresses: Vec<guest_net::Address>,
     /// Contents of /etc/resolv.conf; nothing is changed when none are given.
     pub resolv_conf: Option<String>,
     /// The command; a shell when empty. Handed over as words of its own: it need not be text.
@@ -67,6 +70,16 @@ impl Orders {
             cwd: "/".into(),
             hostname: vm.guest.hostname.clone(),
             files,
+            addresses: crate::spec::net::given(&vm.net, true)
+                .into_iter()
+                .skip(1)
+                .map(|g| guest_net::Address {
+                    device: g.device,
+                    address: g.address,
+                    prefix: g.prefix,
+                    gateway: g.gateway,
+                })
+                .collect(),
             resolv_conf: crate::spec::net::resolv_conf(vm),
             command: vm.boot.command.iter().flatten().map(OsString::from).collect(),
         })
@@ -137,6 +150,11 @@ pub fn main() -> ExitCode {
     // As every init: a session and a process group of its own.
     let _ = nix::unistd::setsid();
     mounts(&orders);
+    for a in &orders.addresses {
+        if let Err(e) = guest_net::set(a) {
+            eprintln!("umld: {}: address {}/{}: {e}", a.device, a.address, a.prefix);
+        }
+    }
     if let Some(text) = &orders.resolv_conf
         && let Err(e) = replace(Path::new("/etc/resolv.conf"), text)
     {

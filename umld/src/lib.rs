@@ -23,6 +23,7 @@ pub mod failure;
 pub mod fleet;
 pub mod guest_files;
 pub mod guest_init;
+pub mod guest_net;
 pub mod holder;
 pub mod image;
 pub mod instance;

@@ -27,6 +27,10 @@ fn main() -> ExitCode {
         }
         // As which umld starts the switches of fleets.
         Some("uml_switch") => uml_switch::main(args.into_iter()),
+        // The same, through programs that give what they start no other name.
+        _ if args.get(1).is_some_and(|a| a == "uml_switch") => {
+            uml_switch::main(args.into_iter().skip(1))
+        }
         // systemd calls generators with up to three directories and by their own name.
         Some("umld-generator") => {
             ExitCode::from(umld::cmd::dispatch(umld::cli::Command::Generator {

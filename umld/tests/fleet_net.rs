@@ -97,6 +97,36 @@ fn members_reach_one_another_by_name() {
     w.eventually("the switch's end", gone);
 }
 
+/// A switch, a cable and the router of the machine's own process: umld's init gives each interface its address.
+#[test]
+fn every_interface_of_a_member_has_its_address() {
+    if !python() {
+        return;
+    }
+    let w = World::new();
+    lab(&w);
+    let text = std::fs::read_to_string(w.path("fleet.toml")).unwrap();
+    let text = text
+        .replace(
+            "net = [{ switch = \"lan\" }]",
+            "net = [{ mode = \"user\" }, { switch = \"lan\" }]",
+        )
+        .replace("name = \"wire\"\n", "name = \"wire\"\nnetwork = \"10.9.8.0/30\"\n");
+    w.write("fleet.toml", &text);
+    w.run(&["up"]).ok();
+    assert_eq!(seen(&w, "n2", "rim"), "10.9.7.2");
+    assert_eq!(seen(&w, "n1", "10.9.8.2"), "10.9.8.1");
+    let show = |name: &str, what: &str| w.run(&["exec", name, "--", "ip", "-4", "-br", what]).ok();
+    for a in ["vec0", "10.0.2.15/24", "10.9.7.1/24", "10.9.8.1/30"] {
+        assert!(show("n1", "address").contains(a), "{a} in {}", show("n1", "address"));
+    }
+    let route = show("n1", "route");
+    assert!(route.contains("default via 10.0.2.2 dev vec0"), "{route}");
+    let resolver = w.run(&["exec", "n1", "--", "cat", "/etc/resolv.conf"]).ok();
+    assert!(resolver.contains("nameserver 10.0.2.3"), "{resolver}");
+    w.run(&["down"]).ok();
+}
+
 #[test]
 fn switches_come_back() {
     if !python() {
@@ -131,6 +161,26 @@ fn switches_come_back() {
     w.eventually("its end is seen", || switch(&w, "lan")["state"] == "stopped");
     w.run(&["up", "n2"]).ok();
     assert_eq!(switch(&w, "lan")["state"], "running");
+    // Who was on it is on it again, without a word from anybody, and more than once.
+    w.eventually("the port", || switch(&w, "lan")["ports"] == 1);
+    w.run(&["up", "n1", "n2"]).ok();
+    let pids = (w.pid("n1"), w.pid("n2"));
+    for _ in 0..2 {
+        let pid = switch(&w, "lan")["pid"].as_i64().unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        w.eventually("its end is seen", || switch(&w, "lan")["state"] == "stopped");
+        // What is sent meanwhile is lost, and no reason to give up the interface.
+        let shout = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                     s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n\
+                     for _ in range(5): s.sendto(b'x', ('10.9.7.255', 9))";
+        w.run(&["exec", "n2", "--", "/usr/bin/python3", "-c", shout]).ok();
+        w.run(&["up", "n1", "n2"]).ok();
+        assert_eq!(seen(&w, "n1", "n2"), "10.9.7.1");
+        assert_eq!(seen(&w, "n2", "n1"), "10.9.7.2");
+    }
+    assert_eq!((w.pid("n1"), w.pid("n2")), pids);
+    assert!(w.run(&["logs", "--kernel", "n1"]).ok().contains("ctl again"));
     w.run(&["down"]).ok();
 }
 

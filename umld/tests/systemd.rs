@@ -118,6 +118,35 @@ fn machines_and_the_daemon_are_services() {
     let journal = sh(&w, "journalctl --sync; journalctl UMID=inner -o cat --no-pager");
     assert_eq!(journal.matches("exit: halted by the kernel").count(), 2, "{journal}");
 
+    // A switch that a member's unit brought up outlives that unit.
+    sh(
+        &w,
+        "cd /root && printf '[fleet]\\ntemplate = \"/etc/uml/inner.toml\"\\nname = \"n{n}\"\\ncount = 2\\n\
+         set.net = [{ switch = \"lan\" }]\\n[[switch]]\\nname = \"lan\"\\n' >fleet.toml && umld up && umld down",
+    );
+    let lan = |key: &str| {
+        let text = sh(&w, "umld status --json -f /root/fleet.toml; true");
+        let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        all.as_array().unwrap().iter().find(|s| s["kind"] == "switch").unwrap()[key].as_i64()
+    };
+    let ports = || lan("ports");
+    for name in ["n1", "n2"] {
+        sh(
+            &w,
+            &format!(
+                "systemd-run --quiet --unit=member-{name} -p Type=notify -p NotifyAccess=main -p KillMode=mixed \
+                 -p Environment=HOME=/root umld start --foreground {name}"
+            ),
+        );
+    }
+    w.eventually("both members", || ports() == Some(2));
+    sh(&w, "systemctl stop member-n1");
+    w.eventually("the other one", || ports() == Some(1));
+    let scope = sh(&w, &format!("cat /proc/{}/cgroup", lan("pid").unwrap()));
+    assert!(scope.contains("/uml.slice/") && scope.trim_end().ends_with(".scope"), "{scope}");
+    sh(&w, "systemctl stop member-n2 && umld down -f /root/fleet.toml");
+    assert_eq!(ports(), None);
+
     // The first caller starts the daemon, and what it starts outlives it.
     sh(&w, "systemctl start umld.socket");
     let call = "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Peer => \"/run/umld.sock\") or die $!; \

@@ -157,7 +157,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Gives members on a switch with a network an address, unless something else gives them one.
+    /// Gives members on a switch with a network an address, unless it has one or, where a guest's own init runs, which the kernel
+    /// sets a single address for, something else has.
     pub fn give_addresses(&self, members: &mut [(Loaded, BTreeSet<String>)]) -> Result<(), Wrong> {
         for (k, s) in self.switches.iter().enumerate() {
             let Some(network) = &s.network else { continue };
@@ -173,9 +174,9 @@ impl Plan {
                 members.iter().flat_map(|(l, _)| l.vm.net.iter().filter_map(address)).collect();
             let mut free = range.filter(|a| !taken.contains(a));
             for (l, _) in members.iter_mut() {
-                let has = net::given(&l.vm.net, own_init(&l.vm)).is_some();
+                let may = own_init(&l.vm) || net::given(&l.vm.net, false).is_empty();
                 let on = l.vm.net.iter_mut().find(|n| n.switch.as_ref() == Some(&s.name));
-                let Some(n) = on.filter(|_| !has) else { continue };
+                let Some(n) = on.filter(|n| may && n.address.is_none()) else { continue };
                 let Some(a) = free.next() else {
                     let text =
                         format!("\"{network}\" has no address left for member \"{}\"", l.name);

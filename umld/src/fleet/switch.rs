@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use uml_switch::manage::{self, Status};
 
 use super::net::Switch;
+use crate::cmd::doctor::which;
 use crate::failure::{Context, Failure, Result, code};
 use crate::state::Store;
 
@@ -106,24 +107,12 @@ fn start(store: &Store, s: &Switch) -> Result<String> {
         }
     }
     log.set_len(0).at("cannot empty", &path)?;
-    let exe = std::env::current_exe()
-        .map_err(|e| Failure::other(format!("cannot find this program's own file: {e}")))?;
-    let both = |log: &File| log.try_clone().at("cannot use", &path);
-    // It leaves the caller's session once it listens.
-    let status = Command::new(exe)
-        .arg0("uml_switch")
-        .arg("-unix")
-        .arg(control(store, &s.name))
-        .args(s.hub.then_some("-hub"))
-        .arg("-daemon")
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("LISTEN_FDS")
-        .env_remove("LISTEN_PID")
-        .stdin(Stdio::null())
-        .stdout(both(&log)?)
-        .stderr(log)
-        .status()
-        .map_err(|e| Failure::new(crate::failure::status_of(&e), format!("uml_switch: {e}")))?;
+    // Without systemd's help it is as it was without systemd.
+    let scoped =
+        in_scope(&s.name).is_some_and(|c| run(c, store, s, &log).is_ok_and(|s| s.success()));
+    let status = if scoped { ExitStatus::default() } else { run(plain()?, store, s, &log)? };
+    // Only the switch holds the lock from now on.
+    drop(log);
     if !status.success() {
         let said = std::fs::read(&path).unwrap_or_default();
         let said = String::from_utf8_lossy(&said[said.len().saturating_sub(LOG_SHOWN)..]);
@@ -132,6 +121,50 @@ fn start(store: &Store, s: &Switch) -> Result<String> {
     }
     answer(store, &s.name)?;
     Ok("up".into())
+}
+
+/// This program as `uml_switch`.
+fn plain() -> Result<Command> {
+    let mut c = Command::new(own_program()?);
+    c.arg0("uml_switch");
+    Ok(c)
+}
+
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .map_err(|e| Failure::other(format!("cannot find this program's own file: {e}")))
+}
+
+/// The same in a scope of its own, where a service manager started us (systemd-run(1), systemd.exec(5)): a switch would end with
+/// the unit of the member that happened to start it, and others are on it.
+fn in_scope(name: &str) -> Option<Command> {
+    std::env::var_os("INVOCATION_ID")?;
+    let mut c = Command::new(which("systemd-run")?);
+    if !nix::unistd::geteuid().is_root() {
+        c.arg("--user");
+    }
+    c.args(["--scope", "--collect", "--quiet", "--slice=uml.slice"]);
+    c.arg(format!("--description=Switch {name} of User Mode Linux machines"));
+    c.arg("--").arg(own_program().ok()?).arg("uml_switch");
+    Some(c)
+}
+
+/// Runs it until it listens and has left the caller's session.
+fn run(mut command: Command, store: &Store, s: &Switch, log: &File) -> Result<ExitStatus> {
+    let both = || log.try_clone().at("cannot use", &self::log(store, &s.name));
+    command
+        .arg("-unix")
+        .arg(control(store, &s.name))
+        .args(s.hub.then_some("-hub"))
+        .arg("-daemon")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .env_remove("LISTEN_PID")
+        .stdin(Stdio::null())
+        .stdout(both()?)
+        .stderr(both()?)
+        .status()
+        .map_err(|e| Failure::new(crate::failure::status_of(&e), format!("uml_switch: {e}")))
 }
 
 /// Ends it, unless somebody is on it. What happened, in words.

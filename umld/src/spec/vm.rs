@@ -154,8 +154,8 @@ pub struct Net {
     /// `0.0.0.0:53:53/udp`. Without an address only the host itself (127.0.0.1) gets through. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    /// IPv4 address and prefix length that the kernel gives the interface before init runs, as `10.0.0.5/24`; for one
-    /// interface of a machine. Default: what the guest configures itself, by DHCP for instance; with mode `user` and umld's
+    /// IPv4 address and prefix length that the interface has before init runs, as `10.0.0.5/24`; for one
+    /// interface of a machine, since the kernel sets it, or for several with umld's own init. Default: what the guest configures itself, by DHCP for instance; with mode `user` and umld's
     /// own init (the host's userland, `boot.command`) the address that the router would lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
