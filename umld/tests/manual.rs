@@ -8,6 +8,10 @@ fn the_manual_pages_are_up_to_date() {
     let w = World::new();
     for page in ["umld.1", "vm.toml.5"] {
         let text = w.run(&["manual", page]).ok();
+        // A request that became text.
+        for request in [".PP", ".TP", ".SH", ".nf"] {
+            assert!(!text.contains(&format!("\\&{request}")), "{page} shows {request}");
+        }
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../man").join(page);
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(&path, &text).unwrap();

@@ -17,6 +17,11 @@ fn errors_show_file_line_caret_and_the_nearest_name() {
     w.write("c.toml", "[[disk]]\nfile = \"missing.img\"\n");
     let err = w.run(&["start", "c.toml"]).fails(78);
     assert!(err.contains("c.toml:2:8: there is no file"), "{err}");
+    assert!(!err.contains("umld image build"), "{err}");
+    // As examples/debian.toml before there is an image.
+    w.write("i.toml", "[[disk]]\nfile = \"~/.uml/.umld/.images/debian.img\"\n");
+    let err = w.run(&["check", "i.toml"]).fails(78);
+    assert!(err.contains("umld image build --suite bookworm debian"), "{err}");
     for (text, at, words) in [
         ("mode = \"taps\"", "2:8", "did you mean \"tap\"?"),
         ("mode = \"switch\"", "2:8", "needs options.socket"),

@@ -93,7 +93,8 @@ pub fn examine() -> Vec<Finding> {
         program("mke2fs", "umld image", Grade::Warning),
         program("e2fsck", "umld image check", Grade::Warning),
         program("resize2fs", "umld image resize", Grade::Warning),
-        program("mmdebstrap", "umld image build --suite", Grade::Warning),
+        image_builder(),
+        passt(),
     ]
 }
 
@@ -323,6 +324,30 @@ fn program(name: &'static str, what: &str, otherwise: Grade) -> Finding {
             ),
         ),
     }
+}
+
+/// What `umld image build --suite` would use.
+fn image_builder() -> Finding {
+    let by = |name| which(name).map(|p| p.display().to_string());
+    let as_root = by("debootstrap").filter(|_| nix::unistd::geteuid().is_root());
+    let (grade, found) = match (by("mmdebstrap").or(as_root), by("debootstrap")) {
+        (Some(path), _) => (Grade::Ok, path),
+        (None, Some(path)) => (Grade::Warning, format!("{path}, which needs root")),
+        (None, None) => (Grade::Warning, "neither mmdebstrap nor debootstrap is installed".into()),
+    };
+    finding(
+        "image builder",
+        grade,
+        found,
+        "only needed for umld image build --suite: apt install mmdebstrap",
+    )
+}
+
+/// Other tools for machines without privileges need it for their network; it is looked for here, too.
+fn passt() -> Finding {
+    let found = which("passt").map_or("not installed".into(), |p| p.display().to_string());
+    let found = format!("{found}; not needed: network mode user has a router of its own");
+    finding("passt", Grade::Ok, found, "")
 }
 
 /// A program in PATH or in the directories of system programs.

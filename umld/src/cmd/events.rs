@@ -28,7 +28,7 @@ pub fn run(a: &Events) -> Result<u8> {
         e.filter(|e| a.names.is_empty() || a.names.contains(&e.name))
     };
     while reader.read_line(&mut line).at("cannot read", &path)? > 0 {
-        past.extend(wanted(&line).map(|e| text(&e, a.json)));
+        past.extend(wanted(&line).map(|e| text(&e, a)));
         line.clear();
     }
     let keep = a.lines.unwrap_or(if a.follow { 0 } else { usize::MAX }).min(past.len());
@@ -41,7 +41,7 @@ pub fn run(a: &Events) -> Result<u8> {
                 break;
             }
             if let Some(e) = wanted(&line) {
-                super::print(&text(&e, a.json))?;
+                super::print(&text(&e, a))?;
             }
             line.clear();
         }
@@ -54,9 +54,12 @@ pub fn run(a: &Events) -> Result<u8> {
     }
 }
 
-fn text(e: &Event, json: bool) -> String {
-    if json {
+fn text(e: &Event, a: &Events) -> String {
+    if a.json {
         return serde_json::to_string(e).unwrap_or_default() + "\n";
+    }
+    if a.quiet {
+        return format!("{}\n", e.name);
     }
     format!("{} {} {} {}", stamp(e.time), e.name, e.event, e.detail).trim_end().to_owned() + "\n"
 }

@@ -41,13 +41,24 @@ fn described(text: &str) -> String {
     out
 }
 
+/// The same for a text of several paragraphs, which may have requests (lines that begin with a dot) in it; an empty line
+/// begins a paragraph.
+fn paragraphs(text: &str) -> String {
+    let line = |l: &str| match l {
+        "" => ".PP".to_owned(),
+        l if l.starts_with('.') => l.to_owned(),
+        l => described(l),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// About fleet.toml.
 const FLEETS: &str = "A fleet.toml describes machines that belong together, for `umld up`, `umld down` and `umld status -f`.
 .TP
 `[fleet]`
 What they have in common: `template`, the vm.toml they are made from; `count`, `first` and `name`, with `{n}` for the number; \
 `jobs`, members started at a time; `cow`, false to give them no copy-on-write files of their own; `hosts`, false to leave their \
-/etc/hosts alone; `set`, keys of vm.toml that all have.
+/etc/hosts alone; `set`, keys of vm.toml that all have. Ports of the host (`ports`) that members would share are left out.
 .TP
 `[[member]]`
 One of them, or one more: `name`, `template`, `after` (members that must be up first), `set`.
@@ -55,12 +66,14 @@ One of them, or one more: `name`, `template`, `after` (members that must be up f
 `[[switch]]`
 A virtual switch: `name`, `hub` (true sends every frame to every port), `network`. A member joins it by `[[net]]` with \
 `switch = \"NAME\"`, or `mode = \"switch\"` alone where the fleet has one. `up` starts switches before members; `down` of the whole \
-fleet ends those that nobody is on any more, and a member that is started later brings its switches up again.
+fleet ends those that nobody is on any more, and a member that is started later brings its switches up again. A switch that was killed is started again by `up`, and members that run join it \
+again by themselves (not with stock kernels); under systemd it has a scope of its own, so that it outlives the unit of the member that started it.
 .TP
 `[[link]]`
 A cable between two members, which get one more interface each: `between`, a list of two names; `name`; `network`.
 .PP
-With `network`, as in `\"10.9.0.0/24\"`, members that have no other address get one of it, in their order. The names of members \
+With `network`, as in `\"10.9.0.0/24\"`, members get an address of it, in their order; those with an init of their own only one, as the kernel \
+sets it, and none when they have another. The names of members \
 with addresses on the fleet's switches are in the /etc/hosts of all whose root umld can write to: ext4 disks, and the host's \
 userland under its throw-away layer.";
 
@@ -82,13 +95,13 @@ pub fn umld() -> String {
         the daemon, which takes over machines whose holder was killed, with their consoles, and ends when nothing has been up for half a minute; \
         systemd's umld.socket comes first where it is there. `umld daemon` runs one that stays, and starts what has autostart.\n\nMachines that were started by hand (linux umid=...), by this kernel \
         or the stock one, appear in the list and obey the commands that need nothing but their management console.";
-    let _ = writeln!(w, ".SH DESCRIPTION\n{}", described(&about.replace("\n\n", "\n.PP\n")));
+    let _ = writeln!(w, ".SH DESCRIPTION\n{}", paragraphs(about));
     let cli = Cli::command();
     let _ = writeln!(w, ".SH COMMANDS");
     for c in cli.get_subcommands().filter(|c| !c.is_hide_set()) {
         command(w, c, "");
     }
-    let _ = writeln!(w, ".SH FLEETS\n{}", described(FLEETS));
+    let _ = writeln!(w, ".SH FLEETS\n{}", paragraphs(FLEETS));
     let _ = writeln!(w, ".SH EXIT STATUS");
     for (n, what) in code::TABLE {
         let _ = writeln!(w, ".TP\n.B {n}\n{}", described(what));
@@ -181,11 +194,7 @@ fn command(w: &mut String, c: &clap::Command, prefix: &str) {
     let usage = c.clone().bin_name(format!("umld {name}")).render_usage().to_string();
     let _ = writeln!(w, ".SS {}", roff(usage.trim_start_matches("Usage: ").trim()));
     let about = c.get_long_about().or(c.get_about()).map(ToString::to_string).unwrap_or_default();
-    let _ = writeln!(
-        w,
-        "{}",
-        described(&about.replace("\n\n", "\n.PP\n")).replace("\n\\&.PP\n", "\n.PP\n")
-    );
+    let _ = writeln!(w, "{}", paragraphs(&about));
     for a in c
         .get_arguments()
         .filter(|a| !a.is_hide_set() && !["help", "version"].contains(&a.get_id().as_str()))
@@ -207,7 +216,12 @@ fn command(w: &mut String, c: &clap::Command, prefix: &str) {
             format!("\\fB{}\\fR", roff(&names.join(", ")))
         };
         if takes && !names.is_empty() {
-            head += &format!(" \\fI{}\\fR", roff(&value.unwrap_or_default()));
+            let value = roff(&value.unwrap_or_default());
+            // One that may be left out, and stands behind "=" where it is not.
+            head += &match a.is_require_equals_set() {
+                true => format!("[=\\fI{value}\\fR]"),
+                false => format!(" \\fI{value}\\fR"),
+            };
         }
         let help = a.get_long_help().or(a.get_help()).map(ToString::to_string).unwrap_or_default();
         let default: Vec<String> =

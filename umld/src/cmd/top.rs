@@ -16,7 +16,7 @@ use crate::state::Store;
 /// Prints figures once or again and again.
 pub fn run(a: &Top) -> Result<u8> {
     let store = Store::open()?;
-    let screen = std::io::stdout().is_terminal() && !a.json;
+    let screen = std::io::stdout().is_terminal() && !a.format.json;
     let mut left = a.iterations.unwrap_or(if screen { u64::MAX } else { 1 });
     let mut before: HashMap<String, (f64, Instant)> = HashMap::new();
     while left > 0 {
@@ -51,8 +51,10 @@ pub fn run(a: &Top) -> Result<u8> {
         }
         rows.sort_by(|a, b| b.0.total_cmp(&a.0));
         let rows: Vec<Vec<String>> = rows.into_iter().map(|r| r.1).collect();
-        if a.json {
+        if a.format.json {
             print(&format!("{}\n", json!(all)))?;
+        } else if a.format.quiet {
+            print(&rows.iter().map(|r| format!("{}\n", r[0])).collect::<String>())?;
         } else {
             let clear = if screen && left > 1 { "\x1b[H\x1b[2J" } else { "" };
             let text = table(&["NAME", "CPU%", "CPU", "MEMORY", "PROCESSES", "UP"], &rows);

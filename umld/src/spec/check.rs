@@ -1,8 +1,11 @@
 //! What the keys mean together: required ones, ranges, combinations. Every complaint names its place in the file.
 
+use std::path::Path;
+
 use super::load::Loaded;
 use super::vm::{Disk, VmFile};
 use crate::failure::{Failure, Result};
+use crate::state::Store;
 
 /// Highest serial line that may be configured; the last one is for kernel messages.
 pub const LAST_SERIAL: u32 = 62;
@@ -151,7 +154,7 @@ fn disks(l: &Loaded) -> Result {
             }
         }
         if !file.exists() {
-            let text = format!("there is no file {}", file.display());
+            let text = format!("there is no file {}{}", file.display(), image_hint(file));
             return Err(l.complain(&at("file"), &text));
         }
         if let Some(cow) = &d.cow {
@@ -246,6 +249,18 @@ fn boot(l: &Loaded) -> Result {
         return Err(l.complain("boot.initrd", &format!("there is no file {}", i.display())));
     }
     Ok(())
+}
+
+/// How an image is made whose place is where `umld image` puts them.
+fn image_hint(file: &Path) -> String {
+    let images = Store::open().map(|s| s.images()).ok();
+    let name = file.file_name().and_then(|n| n.to_str()?.strip_suffix(".img"));
+    match name.filter(|_| file.parent() == images.as_deref()) {
+        Some(n) => {
+            format!("; an image of that name is made by: umld image build --suite bookworm {n}")
+        }
+        None => String::new(),
+    }
 }
 
 fn resources(l: &Loaded) -> Result {
