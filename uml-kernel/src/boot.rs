@@ -13,6 +13,7 @@ use uml_core::kernel::Kernel;
 use uml_core::signal::SigHand;
 use uml_core::task::{Cred, FsContext, Process, Task, TaskInit, rlimit};
 use uml_core::vfs::{self, DirFd, OpenHow};
+use uml_drivers::console::Consoles;
 use uml_platform::{Backend, Config};
 
 use crate::cmdline::{Options, Seccomp};
@@ -61,8 +62,8 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
             None
         }
     };
-    if devices.is_some() {
-        begin(o, &kernel, &ender);
+    if let Some(d) = &devices {
+        begin(o, &kernel, d.consoles.clone(), &ender);
     }
     let end = ends.recv().unwrap_or(End::Panic("the machine lost its main thread".into()));
     if let End::Panic(text) = &end {
@@ -129,9 +130,10 @@ fn greet(o: &Options, kernel: &Kernel, report: &uml_platform::Report) {
 
 /// Starts init from a thread of its own: this one must hear of a signal or a command of the management console however
 /// long the root takes (a slow host, `rootwait`).
-fn begin(o: &Options, kernel: &Arc<Kernel>, ender: &Ender) {
+fn begin(o: &Options, kernel: &Arc<Kernel>, consoles: Arc<Consoles>, ender: &Ender) {
     let (options, machine, end) = (o.clone(), kernel.clone(), ender.clone());
     let starter = std::thread::Builder::new().name("init".into()).spawn(move || {
+        consoles.await_clients();
         if let Err(text) = start(&options, &machine) {
             end.end(End::Panic(text));
         }

@@ -29,6 +29,8 @@ pub trait Transport: Send + Sync {
     fn size(&self) -> Option<WinSize> {
         None
     }
+    /// Waits until the other side is there, or never will be.
+    fn wait_for_peer(&self) {}
     /// Nothing tells of a change of the size.
     fn size_is_silent(&self) -> bool {
         false
@@ -153,6 +155,11 @@ impl Channel {
     /// Window size of the other side.
     pub fn size(&self) -> Option<WinSize> {
         self.transport.size()
+    }
+
+    /// See [`Transport::wait_for_peer`].
+    pub fn wait_for_peer(&self) {
+        self.transport.wait_for_peer();
     }
 
     /// See [`Transport::size_is_silent`].

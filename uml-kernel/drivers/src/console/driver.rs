@@ -91,6 +91,8 @@ pub struct Consoles {
     resize: Option<Resize>,
     /// A line that shows the kernel log leads somewhere.
     log_shown: AtomicBool,
+    /// Lines that are to show it once somebody is there to read.
+    awaited: Vec<Arc<HostLine>>,
 }
 
 struct Resize {
@@ -129,6 +131,7 @@ impl Consoles {
             ssl,
             resize: None,
             log_shown: AtomicBool::new(false),
+            awaited: Vec::new(),
         };
         for lines in [&consoles.con, &consoles.ssl] {
             for slot in lines.slots.iter().filter(|s| s.line.spec() != LineSpec::None) {
@@ -142,20 +145,21 @@ impl Consoles {
 
     /// Makes the lines named in `names` (`tty0`, `ttyS1`, perhaps with options after a comma) kernel consoles. The
     /// last one that works is /dev/console; without any, con0 is, if it exists.
-    pub fn start_log(&self, names: &[String]) {
+    pub fn start_log(&mut self, names: &[String]) {
         let mut chosen = None;
+        let mut awaited = Vec::new();
         for name in names {
             let name = name.split(',').next().unwrap_or_default();
             let Some(slot) = self.by_device(name) else {
                 pr_err!("console={name}: no such line; lines are tty0..tty15 and ttyS0..ttyS63");
                 continue;
             };
-            match LineConsole::register(&slot.line, &self.kernel) {
-                Ok(()) => {
-                    pr_info!("Console initialized on /dev/{name}");
-                    self.log_shown.fetch_or(slot.line.spec().shows_output(), Ordering::Relaxed);
-                }
-                Err(e) => pr_err!("console={name}: cannot be opened: {e}"),
+            // Listens from now on.
+            let waits = slot.line.spec().waits() && slot.line.connect_log().is_ok();
+            if waits {
+                awaited.push(slot.line.clone());
+            } else {
+                self.show_log(&slot.line);
             }
             if slot.line.spec() != LineSpec::None {
                 chosen = Some(slot.tty.clone());
@@ -164,6 +168,27 @@ impl Consoles {
         let first = self.con.slots.first().filter(|s| s.line.spec() != LineSpec::None);
         if let Some(tty) = chosen.or_else(|| first.map(|s| s.tty.clone())) {
             self.layer.set_console(tty);
+        }
+        self.awaited = awaited;
+    }
+
+    fn show_log(&self, line: &Arc<HostLine>) {
+        let name = format!("{}{}", line.family.device(), line.index);
+        match LineConsole::register(line, &self.kernel) {
+            Ok(()) => {
+                pr_info!("Console initialized on /dev/{name}");
+                self.log_shown.fetch_or(line.spec().shows_output(), Ordering::Relaxed);
+            }
+            Err(e) => pr_err!("console={name}: cannot be opened: {e}"),
+        }
+    }
+
+    /// Waits for a client of each kernel console that was configured to have one first (`port:N:wait`), and shows it the log
+    /// from the beginning.
+    pub fn await_clients(&self) {
+        for line in &self.awaited {
+            line.wait_for_peer();
+            self.show_log(line);
         }
     }
 

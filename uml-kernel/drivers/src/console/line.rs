@@ -307,6 +307,13 @@ impl HostLine {
         Ok(())
     }
 
+    /// Waits until somebody is there to read the line.
+    pub fn wait_for_peer(&self) {
+        if let Some(c) = self.output_channel() {
+            c.wait_for_peer();
+        }
+    }
+
     /// The channel for kernel messages. Takes only leaf locks: messages come from anywhere.
     pub fn log_channel(&self) -> Option<Arc<Channel>> {
         self.log.lock().clone()

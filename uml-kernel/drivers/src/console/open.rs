@@ -68,7 +68,7 @@ impl Opener<'_> {
                     Err(ENOENT)
                 }
             },
-            ChannelSpec::Port { address, port } => {
+            ChannelSpec::Port { address, port, .. } => {
                 let line = self.line.clone();
                 let on_size = Box::new(move || {
                     if let Some(l) = line.upgrade() {

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -71,6 +71,8 @@ struct Bridge {
     reactor: Arc<Reactor>,
     on_size: OnSize,
     state: Mutex<BridgeState>,
+    /// Somebody was connected, or nobody will be.
+    met: (std::sync::Mutex<bool>, Condvar),
 }
 
 struct BridgeState {
@@ -231,6 +233,7 @@ impl Bridge {
             me: me.clone(),
             reactor: reactor.clone(),
             on_size,
+            met: Default::default(),
             state: Mutex::new(
                 Rank::LEAF,
                 BridgeState {
@@ -249,6 +252,11 @@ impl Bridge {
         });
         bridge.pump();
         Ok((bridge, theirs))
+    }
+
+    fn meet(&self) {
+        *self.met.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.met.1.notify_all();
     }
 
     fn is_ended(&self) -> bool {
@@ -272,6 +280,7 @@ impl Bridge {
             (self.on_size)();
         }
         self.pump();
+        self.meet();
     }
 
     /// Moves what can be moved and says what to wait for.
@@ -302,6 +311,7 @@ impl Bridge {
             self.reactor.remove(c, t);
         }
         st.client = None;
+        self.meet();
         // The line reads the end of its input: it is hung up.
         let _ = st.line.shutdown(std::net::Shutdown::Both);
     }
@@ -437,6 +447,14 @@ impl Transport for PortTransport {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
+    }
+
+    fn wait_for_peer(&self) {
+        let (met, changed) = &self.bridge.met;
+        let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*met {
+            met = changed.wait(met).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn size(&self) -> Option<WinSize> {

@@ -13,7 +13,12 @@ pub enum ChannelSpec {
     /// An inherited descriptor.
     Fd(i32),
     /// A TCP port of the host, with the address to listen on when it is not the loopback address.
-    Port { address: Option<std::net::IpAddr>, port: u16 },
+    Port {
+        address: Option<std::net::IpAddr>,
+        port: u16,
+        /// The boot waits for a client when the kernel's log goes there.
+        wait: bool,
+    },
     /// A BSD pseudo-terminal.
     Pty,
     /// A Unix98 pseudo-terminal.
@@ -72,14 +77,18 @@ impl ChannelSpec {
     }
 }
 
-/// `9000`, `127.0.0.1:9000`, `[::]:9000`.
+/// `9000`, `127.0.0.1:9000`, `[::]:9000`, each perhaps with `:wait`.
 fn parse_port(place: &str) -> Option<ChannelSpec> {
+    let (place, wait) = match place.strip_suffix(":wait") {
+        Some(rest) => (rest, true),
+        None => (place, false),
+    };
     if let Some(n) = number::whole(place) {
         let port = u16::try_from(n).ok().filter(|p| *p != 0)?;
-        return Some(ChannelSpec::Port { address: None, port });
+        return Some(ChannelSpec::Port { address: None, port, wait });
     }
     let at: std::net::SocketAddr = place.parse().ok()?;
-    (at.port() != 0).then(|| ChannelSpec::Port { address: Some(at.ip()), port: at.port() })
+    (at.port() != 0).then(|| ChannelSpec::Port { address: Some(at.ip()), port: at.port(), wait })
 }
 
 impl fmt::Display for ChannelSpec {
@@ -87,9 +96,13 @@ impl fmt::Display for ChannelSpec {
         match self {
             ChannelSpec::Null => f.write_str("null"),
             ChannelSpec::Fd(n) => write!(f, "fd:{n}"),
-            ChannelSpec::Port { address: None, port } => write!(f, "port:{port}"),
-            ChannelSpec::Port { address: Some(a), port } => {
-                write!(f, "port:{}", std::net::SocketAddr::new(*a, *port))
+            ChannelSpec::Port { address, port, wait } => {
+                f.write_str("port:")?;
+                match address {
+                    None => write!(f, "{port}")?,
+                    Some(a) => write!(f, "{}", std::net::SocketAddr::new(*a, *port))?,
+                }
+                f.write_str(if *wait { ":wait" } else { "" })
             }
             ChannelSpec::Pty => f.write_str("pty"),
             ChannelSpec::Pts => f.write_str("pts"),
@@ -119,6 +132,16 @@ impl LineSpec {
         match text.split_once(',') {
             None => ChannelSpec::parse(text).map(LineSpec::Both),
             Some((i, o)) => Ok(LineSpec::Pair(ChannelSpec::parse(i)?, ChannelSpec::parse(o)?)),
+        }
+    }
+
+    /// Whether the boot is to wait until somebody is there to read the line.
+    pub fn waits(&self) -> bool {
+        match self {
+            LineSpec::None => false,
+            LineSpec::Both(c) | LineSpec::Pair(_, c) => {
+                matches!(c, ChannelSpec::Port { wait: true, .. })
+            }
         }
     }
 
@@ -187,7 +210,18 @@ mod tests {
         assert_eq!(parse("ptyfoo"), Ok(ChannelSpec::Pty));
         assert_eq!(parse("fd:0x10"), Ok(ChannelSpec::Fd(16)));
         assert_eq!(parse("tty:/dev/tty8"), Ok(ChannelSpec::Tty("/dev/tty8".into())));
-        assert_eq!(parse("port:9000"), Ok(ChannelSpec::Port { address: None, port: 9000 }));
+        let waiting = ChannelSpec::Port { address: None, port: 9000, wait: true };
+        assert_eq!(
+            (parse("port:9000:wait"), waiting.to_string()),
+            (Ok(waiting), "port:9000:wait".into())
+        );
+        assert!(LineSpec::parse("null,port:[::1]:9000:wait").is_ok_and(|l| l.waits()));
+        assert!(LineSpec::parse("port:9000,null").is_ok_and(|l| !l.waits()));
+        assert!(parse("port:9000:weit").is_err() && parse("port::wait").is_err());
+        assert_eq!(
+            parse("port:9000"),
+            Ok(ChannelSpec::Port { address: None, port: 9000, wait: false })
+        );
         assert_eq!(
             parse("port:0.0.0.0:9000").map(|c| c.to_string()),
             Ok("port:0.0.0.0:9000".into())

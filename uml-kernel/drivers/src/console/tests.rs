@@ -74,7 +74,7 @@ fn on_pipes() -> (Machine, HostFile, HostFile, [HostFile; 2]) {
     let (guest_in, host_in) = pipe();
     let (host_out, guest_out) = pipe();
     let option = format!("0=fd:{},fd:{}", guest_in.as_raw_fd(), guest_out.as_raw_fd());
-    let m = machine(&[option], &[]);
+    let mut m = machine(&[option], &[]);
     m.consoles.start_log(&[]);
     (m, host_in, host_out, [guest_in, guest_out])
 }
@@ -137,7 +137,7 @@ fn a_megabyte_arrives_in_order_both_ways() {
 
 #[test]
 fn a_stalled_reader_blocks_only_the_writer() {
-    let (m, _host_in, mut host_out, _ends) = on_pipes();
+    let (mut m, _host_in, mut host_out, _ends) = on_pipes();
     m.consoles.start_log(&["tty0".to_owned()]);
     let task = m.task();
     raw(&m, &task);
@@ -165,7 +165,8 @@ fn kernel_messages_appear_from_the_first_on() {
     let (guest_in, _host_in) = pipe();
     let (mut host_out, guest_out) = pipe();
     uml_base::pr_info!("before the console");
-    let m = machine(&[format!("0=fd:{},fd:{}", guest_in.as_raw_fd(), guest_out.as_raw_fd())], &[]);
+    let mut m =
+        machine(&[format!("0=fd:{},fd:{}", guest_in.as_raw_fd(), guest_out.as_raw_fd())], &[]);
     m.consoles.start_log(&["tty0".to_owned()]);
     uml_base::pr_info!("the last message");
     let mut text = String::new();
@@ -403,6 +404,26 @@ fn telnet_reaches_the_lines_that_share_a_port() {
     assert_eq!(m.open(&task, 4, 69, libc::O_RDWR).err(), Some(EADDRINUSE));
 }
 
+#[test]
+fn a_console_waits_for_its_client_when_asked() {
+    let port = free_port();
+    let mut m = machine(&[format!("0=port:{port}:wait")], &[]);
+    uml_base::pr_info!("before anybody was there");
+    m.consoles.start_log(&["tty0".to_owned()]);
+    assert!(!m.consoles.shows_log());
+    assert_eq!(m.consoles.query(Family::Console, "0"), Ok(format!("port:{port}:wait")));
+    let consoles = Arc::new(m.consoles);
+    let waiter = consoles.clone();
+    let waiting = std::thread::spawn(move || waiter.await_clients());
+    // Another port's client is not the one.
+    assert!(std::net::TcpStream::connect(("127.0.0.1", free_port())).is_err());
+    assert!(!waiting.is_finished());
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    waiting.join().expect("no panic");
+    until(&mut client, "before anybody was there");
+    assert!(consoles.shows_log());
+}
+
 /// As agetty(8) does: open, close, open.
 #[test]
 fn a_line_that_closes_without_a_word_leaves_its_client_to_the_next() {
@@ -430,7 +451,7 @@ fn a_line_that_closes_without_a_word_leaves_its_client_to_the_next() {
 #[test]
 fn a_flood_through_a_port_loses_nothing() {
     let port = free_port();
-    let m = machine(&[format!("0=port:{port}")], &[]);
+    let mut m = machine(&[format!("0=port:{port}")], &[]);
     let task = m.task();
     m.consoles.start_log(&[]);
     raw(&m, &task);
