@@ -26,9 +26,10 @@ pub mod watch;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uml_base::{Mutex, Rank};
+use uml_host::clock::HostClock;
 
 pub use anon::{AnonInode, AnonKind};
 pub use dentry::{Dentry, DentryCache, NAME_MAX};
@@ -118,8 +119,47 @@ pub fn inode_key(inode: &Arc<dyn Inode>) -> usize {
     Arc::as_ptr(inode) as *const () as usize
 }
 
+/// The latest time that [`now`] gave out, in nanoseconds.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+/// No tick of a host is longer. A later time than that before us is from before the clock was set back.
+const LONGEST_TICK: Duration = Duration::from_millis(20);
+
+fn to_timespec(d: Duration) -> Timespec {
+    Timespec { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
+}
+
 /// The wall clock, for timestamps of inodes.
 pub fn now() -> Timespec {
     let d = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timespec { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
+    let ns = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    if LATEST.load(Ordering::Relaxed) < ns {
+        LATEST.fetch_max(ns, Ordering::Relaxed);
+    }
+    to_timespec(d)
+}
+
+/// The wall clock as of the last tick, but not before a time that [`now`] gave out since: changes of one tick may
+/// have the same time, and never have times in the wrong order. Linux stamps inodes with this clock as long as nobody
+/// has looked at the last stamp.
+pub fn now_coarse() -> Timespec {
+    let tick = uml_host::clock::now(HostClock::RealtimeCoarse);
+    let latest = Duration::from_nanos(LATEST.load(Ordering::Relaxed));
+    let ahead = latest.saturating_sub(tick);
+    to_timespec(if ahead < LONGEST_TICK { tick.max(latest) } else { tick })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coarse_times_are_in_order_with_fine_ones() {
+        let ns = |t: Timespec| t.sec * 1_000_000_000 + i64::from(t.nsec);
+        for _ in 0..2000 {
+            let fine = ns(now());
+            let coarse = ns(now_coarse());
+            assert!(coarse >= fine, "{coarse} is before {fine}");
+            assert!(ns(now()) >= coarse);
+        }
+    }
 }

@@ -247,7 +247,10 @@ impl Ext4 {
             st.release_busy(s, n);
         }
         drop(st);
-        let over = log.journal.as_ref().is_some_and(|j| j.pending_bytes() > self.opts.dirty_bytes);
+        let over = log
+            .journal
+            .as_ref()
+            .is_some_and(|j| j.pending_bytes() > self.opts.dirty_bytes || j.worn());
         if over { self.checkpoint_locked(log) } else { Ok(()) }
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use common::recorder::{Event, Recorder, cut, cut_reordered};
 use common::*;
 use uml_ext4::{Ext4, MemStore, MountError};
 
@@ -159,6 +160,54 @@ fn journaled_contents_do_not_come_back() {
             let f = resolve(&fs, &format!("d/{i}"));
             same(&read_all(&fs, f), &vec![100 + i; 8192], "a new file");
         }
+    }
+}
+
+/// Many small commits use the same part of the log again and again, and what is replayed is the newest.
+#[test]
+fn a_worn_log_is_used_from_its_start() {
+    if !have_tools() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let img = mkfs(tmp.path(), "worn", &["-t", "ext4", "-b", "4096", "-J", "size=16"], 64, None);
+    let blank = std::fs::read(&img).unwrap();
+    let rec = Recorder::new(blank.clone());
+    let fs = common::open(rec.clone());
+    let new = uml_ext4::NewInode::new(0o100644, 0, 0);
+    let f = fs.create(2, b"f", &new).unwrap();
+    for i in 0..700u32 {
+        fs.write(f, 0, &i.to_le_bytes(), false).unwrap();
+        let t = uml_ext4::Timestamp { sec: i64::from(i), nsec: 0 };
+        fs.setattr(f, &uml_ext4::SetAttr { mtime: Some(t), ..Default::default() }).unwrap();
+        fs.fsync(f).unwrap();
+        rec.mark(i as usize);
+    }
+    drop(fs);
+    let log = rec.log();
+    let places: std::collections::BTreeSet<u64> = log
+        .iter()
+        .filter_map(|e| match e {
+            Event::Write(at, data) if data.starts_with(&[0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 2]) => {
+                Some(*at)
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(places.len() < 200, "700 commits at {} places", places.len());
+    for n in (log.len() - 900..=log.len()).step_by(7) {
+        for (image, mark) in [cut(&blank, &log, n), cut_reordered(&blank, &log, n, n as u64 * 3)] {
+            let fs = open_ro(Arc::new(MemStore::new(image)));
+            let sec = fs.attr(resolve(&fs, "f")).unwrap().mtime.sec as usize;
+            assert!(sec == mark || sec == mark + 1, "event {n}: {sec} after {mark}");
+        }
+    }
+    for n in (log.len() - 900..=log.len()).step_by(97) {
+        let (image, _) = cut_reordered(&blank, &log, n, n as u64 * 5);
+        std::fs::write(&img, image).unwrap();
+        let (code, text) = fsck(&img, "-p");
+        assert!(matches!(code, 0 | 1), "event {n}: {text}");
+        assert_clean(&img, "after -p");
     }
 }
 

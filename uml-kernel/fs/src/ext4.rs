@@ -33,6 +33,7 @@ use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
 use crate::disk::{self, Disk, device_number};
 use gate::Gate;
 pub use inode::Ext4Inode;
+use inode::Stamps;
 use options::DataMode;
 
 /// EXT4_SUPER_MAGIC.
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     /// Inodes with times the engine has not been told of.
     pub timed: Mutex<Vec<Weak<Ext4Inode>>>,
     pub gate: Gate,
+    /// The clock of all times.
+    pub stamps: Arc<Stamps>,
     /// Every write is to be durable (mount option `sync`).
     pub sync_writes: AtomicBool,
     /// ACLs are offered (mount option `noacl` off).
@@ -190,6 +193,10 @@ impl Ext4Fs {
         let name = device.name();
         let o = options::parse(data)?;
         let mut opts = o.engine;
+        // One clock for all times, so that they are in order.
+        let stamps = Arc::new(Stamps::default());
+        let clock = stamps.clone();
+        opts.clock = Arc::new(move || clock.time());
         opts.read_only = read_only || device.read_only();
         // Metadata may take a part of what file data may.
         let limit = usize::try_from(pool.stats().limit).unwrap_or(usize::MAX);
@@ -220,6 +227,7 @@ impl Ext4Fs {
             files: Mutex::new(Rank::LEAF, HashMap::new()),
             timed: Mutex::new(Rank::LEAF, Vec::new()),
             gate: Gate::default(),
+            stamps,
             sync_writes: AtomicBool::new(o.sync),
             acls: AtomicBool::new(!o.no_acl),
             no_delay: AtomicBool::new(o.no_delay),

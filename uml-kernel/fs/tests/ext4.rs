@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use common::disk::Image;
 use common::*;
@@ -45,8 +46,12 @@ fn image(kind: &str) -> tempfile::NamedTempFile {
 }
 
 fn open(f: &tempfile::NamedTempFile, ro: bool) -> Arc<Ext4Fs> {
+    open_on(Image::of(f.reopen().unwrap()), ro)
+}
+
+fn open_on(image: Arc<Image>, ro: bool) -> Arc<Ext4Fs> {
     Ext4Fs::open(
-        Image::of(f.reopen().unwrap()),
+        image,
         ro,
         b"errors=remount-ro",
         &uml_pagecache::Pool::new(64 << 20),
@@ -103,6 +108,50 @@ fn files_survive_an_unmount() {
         assert_eq!(x.inode().xattr().unwrap().get(b"user.k").unwrap(), b"v");
         assert_eq!(sh.write("/new", "").err(), Some(EROFS));
     }
+}
+
+/// Times are as fine as somebody looks at them, and an fsync(2) that has no new time to write does not commit one.
+#[test]
+fn stamps_are_new_for_those_who_look() {
+    if !installed() {
+        return;
+    }
+    let f = image("ext4");
+    let k = kernel();
+    let disk = Image::of(f.reopen().unwrap());
+    let fs = open_on(disk.clone(), false);
+    let t = task_on(&k, fs.clone(), Cred::root());
+    let sh = Sh(&t);
+    sh.write("/other", "").unwrap();
+    sh.write("/f", "a").unwrap();
+    let file = sh.open("/f", libc::O_RDWR).unwrap();
+    let other = sh.open("/other", libc::O_RDWR).unwrap();
+    let times = || {
+        let m = sh.stat("/f").unwrap();
+        assert_eq!((m.mtime.sec, m.mtime.nsec), (m.ctime.sec, m.ctime.nsec));
+        (m.mtime.sec, m.mtime.nsec)
+    };
+    for _ in 0..100 {
+        let before = times();
+        file.write_at(&t, 0, &mut BufSource::new(b"x")).unwrap();
+        let after = times();
+        assert!(after > before, "a write after a look: {after:?} is not after {before:?}");
+        other.write_at(&t, 0, &mut BufSource::new(b"x")).unwrap();
+        let o = sh.stat("/other").unwrap().mtime;
+        assert!((o.sec, o.nsec) >= after, "a later write to another file has an earlier time");
+    }
+    file.ops.fsync(&t, false).unwrap();
+    let (start, flushes) = (std::time::Instant::now(), disk.flushes.load(Ordering::SeqCst));
+    for _ in 0..100 {
+        file.write_at(&t, 0, &mut BufSource::new(b"y")).unwrap();
+        file.ops.fsync(&t, false).unwrap();
+    }
+    // A tick of the host is a millisecond at least; a commit flushes twice, a write without one once. The flusher
+    // commits now and then, too.
+    let ticks = start.elapsed().as_millis() as u64;
+    let flushes = disk.flushes.load(Ordering::SeqCst) - flushes;
+    assert!(flushes >= 100, "an fsync did not flush");
+    assert!(flushes <= 100 + 2 * ticks + 20, "{flushes} flushes for 100 fsyncs in {ticks} ms");
 }
 
 #[test]

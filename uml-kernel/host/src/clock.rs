@@ -7,6 +7,8 @@ use std::time::Duration;
 #[repr(i32)]
 pub enum HostClock {
     Realtime = libc::CLOCK_REALTIME,
+    /// As of the last tick.
+    RealtimeCoarse = libc::CLOCK_REALTIME_COARSE,
     Monotonic = libc::CLOCK_MONOTONIC,
     MonotonicRaw = libc::CLOCK_MONOTONIC_RAW,
     Boottime = libc::CLOCK_BOOTTIME,

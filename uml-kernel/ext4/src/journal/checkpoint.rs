@@ -9,6 +9,9 @@ use crate::meta::Core;
 /// Largest single write of neighbouring blocks.
 const CHUNK: usize = 1 << 20;
 
+/// Blocks of the log that are used before its start is used again.
+const WORN: usize = 256;
+
 /// Writes blocks home, neighbours together. Not durable when it returns.
 pub(crate) fn write_home(core: &Core, blocks: &[(u64, Buf)]) -> Result<()> {
     let mut run: Vec<u8> = Vec::new();
@@ -50,7 +53,16 @@ impl Journal {
         self.flush(&core.store)?;
         self.pending.clear();
         self.used = 0;
+        // Nothing in the log counts any more, and what it still holds has older numbers than any transaction to come.
+        self.head = self.first;
         Ok(blocks)
+    }
+
+    /// Whether most of a long log is copies of blocks that changed again: emptying it is cheap then, and the blocks it
+    /// starts with can be used again. In an image file blocks that were never written cost the host a commit of its own.
+    pub(crate) fn worn(&self) -> bool {
+        let used = self.used as usize;
+        used > WORN.min(self.ring() as usize / 4) && self.pending.len() * 4 < used
     }
 
     /// Bytes of committed blocks held in memory.

@@ -14,7 +14,7 @@ use uml_core::vfs::acl::{self, Acl};
 use uml_core::vfs::modify::{RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT};
 use uml_core::vfs::{
     Dev, DirOps, Inode, Metadata, NewNode, NodeKind, Perm, SetAttr, SuperBlock, SymlinkOps,
-    Timespec, XattrOps, now, perm, relatime_due,
+    Timespec, XattrOps, now, now_coarse, perm, relatime_due,
 };
 use uml_ext4::{
     Attr, DIR_END, FileType, NewInode, ROOT_INO, RenameMode, SetAttr as EngineAttr, Timestamp,
@@ -92,6 +92,30 @@ impl Times {
         a.atime = self.atime.unwrap_or(a.atime);
         a.mtime = self.mtime.unwrap_or(a.mtime);
         a.ctime = self.ctime.unwrap_or(a.ctime);
+    }
+}
+
+/// The times that inodes of a filesystem are given: of the last tick, as on Linux, unless somebody has looked at any
+/// inode's times since a finer one was given. What is given then is later than everything that was seen, and so is all
+/// that is given afterwards, to whichever inode.
+#[derive(Default)]
+pub(crate) struct Stamps {
+    looked: AtomicBool,
+}
+
+impl Stamps {
+    /// Somebody looks at times.
+    fn look(&self) {
+        if !self.looked.load(Ordering::SeqCst) {
+            self.looked.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The time of a change that happens now.
+    pub(crate) fn time(&self) -> Timestamp {
+        let looked =
+            self.looked.load(Ordering::SeqCst) && self.looked.swap(false, Ordering::SeqCst);
+        from_time(if looked { now() } else { now_coarse() })
     }
 }
 
@@ -194,9 +218,13 @@ impl Ext4Inode {
         self.shared.volume().touch();
     }
 
-    /// Contents were changed now; the engine hears of the times with the next commit.
+    /// Contents were changed now; the engine hears of the times with the next commit. Often they are the ones it has
+    /// (see [`Stamps`]), so that an fsync(2) has no inode to commit.
     pub(crate) fn stamp(&self) {
-        let t = from_time(now());
+        let t = self.shared.stamps.time();
+        if self.attr().is_ok_and(|a| a.mtime == t && a.ctime == t) {
+            return;
+        }
         self.set_times(|x| (x.mtime, x.ctime) = (Some(t), Some(t)));
     }
 
@@ -237,7 +265,7 @@ impl Ext4Inode {
     pub(crate) fn set_mode(&self, mode: u32) -> Result<()> {
         let set = EngineAttr {
             mode: Some(mode as u16 & 0o7777),
-            ctime: Some(from_time(now())),
+            ctime: Some(self.shared.stamps.time()),
             ..EngineAttr::default()
         };
         let r = self.shared.engine.setattr(self.ino, &set);
@@ -306,7 +334,10 @@ impl Drop for Ext4Inode {
 
 impl Inode for Ext4Inode {
     fn metadata(&self) -> Result<Metadata> {
+        // Before and after: a stamp in between differs from the last one, and so does the next.
+        self.shared.stamps.look();
         let a = self.attr()?;
+        self.shared.stamps.look();
         let no_btime = a.btime == Timestamp { sec: 0, nsec: 0 };
         Ok(Metadata {
             ino: a.ino.into(),
@@ -335,7 +366,7 @@ impl Inode for Ext4Inode {
 
     fn touch_atime(&self, relatime: bool) {
         let Ok(a) = self.attr() else { return };
-        let t = now();
+        let t = now_coarse();
         let due = relatime_due(to_time(a.atime), to_time(a.mtime), to_time(a.ctime), t);
         if relatime && !due {
             return;

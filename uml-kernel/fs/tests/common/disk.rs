@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use uml_abi::Result;
 use uml_core::registry::BlockDevice;
@@ -12,12 +13,14 @@ use uml_core::vfs::Dev;
 pub struct Image {
     file: File,
     size: u64,
+    /// Flushes asked for.
+    pub flushes: AtomicU64,
 }
 
 impl Image {
     pub fn of(file: File) -> Arc<Image> {
         let size = file.metadata().unwrap().len();
-        Arc::new(Image { file, size })
+        Arc::new(Image { file, size, flushes: AtomicU64::new(0) })
     }
 }
 
@@ -44,6 +47,7 @@ impl BlockDevice for Image {
         self.file.write_all_at(data, off).map_err(Into::into)
     }
     fn flush(&self) -> Result<()> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
     fn as_any(&self) -> &dyn Any {
