@@ -4,28 +4,28 @@
 //! plain workers, or one *talker*: a worker that, inside its own context's kernel code,
 //! waits for that context's next event and hands other contexts' events to the pool.
 
+mod death;
+mod talk;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use uml_abi::{Result, errno};
 
 use super::confirm::{self, Origin, origin};
 use super::machine::Machine;
 use super::park::{self, PARKED, Stand};
-use super::serve::{First, serve, serve_and_work};
+use super::serve::{First, serve};
 use super::space::GuestSpace;
-use crate::api::{Kick, Runner, Space};
+use crate::api::{Runner, Space};
 use crate::hostcall::Call;
 use crate::pool::Reservation;
-use crate::process::HostProcess;
 use crate::seccomp::arena::Slot;
 use crate::seccomp::notif::{Answer, Listener, Notif};
-use crate::seccomp::zygote::INTERRUPT;
 use crate::sys;
-use crate::watch::{Interrupted, Overdue};
 
 /// A guest thread.
 pub struct Ctx {
@@ -169,16 +169,6 @@ pub struct Group {
     /// One thread creation at a time, so that an unknown tid can only be its child.
     pub births: Mutex<()>,
     st: Mutex<State>,
-}
-
-/// What a waiter's condition says.
-enum Wait<T> {
-    Over(T),
-    On,
-    /// Let the host execute this call, then ask again.
-    Continue(u64),
-    /// Ask again soon even if nothing happens.
-    Briefly,
 }
 
 /// What to do with a received notification.
@@ -396,210 +386,6 @@ impl Group {
         Taken::Nothing
     }
 
-    // ---- conversations -----------------------------------------------------------
-
-    /// Answers the context's event `id` with `answer` and waits for its next event, while
-    /// it makes the calls in `expect`. `EIO`-free: the only error is `ESRCH`, when it died.
-    pub fn talk(
-        self: &Arc<Group>,
-        cx: &Arc<Ctx>,
-        id: u64,
-        answer: Answer,
-        expect: Vec<Call>,
-    ) -> Result<Notif> {
-        let receiving = self.begin(cx, expect);
-        if self.answer(cx, id, answer).is_err() {
-            self.died(cx, false);
-        }
-        let ended = self.wait(cx, receiving, |st| {
-            st.members.get_mut(&cx.tid).and_then(|m| m.ended.take()).map_or(Wait::On, Wait::Over)
-        });
-        match ended {
-            Some(Ended::Event(n)) => Ok(n),
-            _ => Err(errno::ESRCH),
-        }
-    }
-
-    fn begin(&self, cx: &Arc<Ctx>, expect: Vec<Call>) -> bool {
-        let mut st = self.lock();
-        let st = &mut *st;
-        let receiving = st.receivers == 0 && st.talker.is_none();
-        if let Some(m) = st.members.get_mut(&cx.tid) {
-            m.run = Run::Talk(Talk { expect, next: 0, receiving });
-            m.ended = None;
-            m.signalled = Some(Instant::now());
-            st.unserved += 1;
-        }
-        self.machine.watch.arm();
-        if receiving {
-            st.talker = Some(sys::my_tid());
-            if let Some(b) = st.birth.as_mut().filter(|b| Arc::ptr_eq(&b.parent, cx)) {
-                b.receiving = true;
-            }
-        }
-        receiving
-    }
-
-    /// Waits until `ready` yields, as the talker or on the context's condition. `None` when
-    /// the context is not a member any more.
-    fn wait<T>(
-        self: &Arc<Group>,
-        cx: &Arc<Ctx>,
-        receiving: bool,
-        mut ready: impl FnMut(&mut State) -> Wait<T>,
-    ) -> Option<T> {
-        let mut st = self.lock();
-        // No process is left to receive from: what remains is said by the reaper, who needs a CPU for that.
-        let mut over = false;
-        loop {
-            let got = ready(&mut st);
-            let gone = !st.members.contains_key(&cx.tid);
-            if gone || matches!(got, Wait::Over(_)) {
-                let promote = receiving && {
-                    st.talker = None;
-                    st.wants_receiver()
-                };
-                drop(st);
-                if promote {
-                    self.promote();
-                }
-                return match got {
-                    Wait::Over(t) => Some(t),
-                    _ => None,
-                };
-            }
-            if let Wait::Continue(id) = got {
-                drop(st);
-                self.listener.send(id, Answer::Continue).ok();
-                st = self.lock();
-                continue;
-            }
-            let every = matches!(got, Wait::Briefly).then_some(Duration::from_millis(50));
-            if !receiving || over {
-                st = match every {
-                    None => cx.wake.wait(st).unwrap_or_else(PoisonError::into_inner),
-                    Some(t) => {
-                        cx.wake.wait_timeout(st, t).unwrap_or_else(PoisonError::into_inner).0
-                    }
-                };
-                continue;
-            }
-            drop(st);
-            let (waiting, hung) =
-                every.map_or((true, false), |t| self.listener.poll(t.as_millis() as i32));
-            over = hung && !waiting;
-            if waiting {
-                match self.listener.recv() {
-                    Ok(n) => match self.take(&n, None) {
-                        Taken::Serve(other, n) => {
-                            let first = First::Notified(n);
-                            self.machine.pool.run(Box::new(move || serve_and_work(other, first)));
-                        }
-                        Taken::Continue => drop(self.listener.send(n.id, Answer::Continue)),
-                        Taken::Nothing => {}
-                    },
-                    Err(e) => over = e != errno::EINTR && self.listener.poll(0).1,
-                }
-            }
-            st = self.lock();
-        }
-    }
-
-    /// Has the context make a clone call and waits for both its result and the child's
-    /// first event. The caller holds `births`. Returns the parent's event and the child's.
-    pub fn give_birth(
-        self: &Arc<Group>,
-        cx: &Arc<Ctx>,
-        id: u64,
-        command: u64,
-        clone: Call,
-        child: Vec<Call>,
-    ) -> Result<(Notif, Result<Notif>)> {
-        let since = self.machine.children.epoch();
-        {
-            let mut st = self.lock();
-            st.birth = Some(Birth {
-                parent: cx.clone(),
-                receiving: false,
-                tid: None,
-                held: Vec::new(),
-                expect: child,
-                next: 0,
-                state: BirthState::Pending,
-            });
-            st.unserved += 1;
-        }
-        let receiving = self.begin(cx, vec![clone]);
-        if self.answer(cx, id, Answer::Value(command as i64)).is_err() {
-            self.died(cx, false);
-        }
-        let mut mine = None;
-        let outcome = self.wait(cx, receiving, |st| {
-            if mine.is_none() {
-                mine = st.members.get_mut(&cx.tid).and_then(|m| m.ended.take());
-            }
-            let parent = match mine {
-                None => return Wait::On,
-                Some(Ended::Died) => return Wait::Over(Err(errno::ESRCH)),
-                Some(Ended::Event(n)) => n,
-            };
-            let told = parent.args[2] as i64;
-            if told <= 0 {
-                return Wait::Over(Ok((
-                    parent,
-                    Err(uml_abi::Errno::from_raw(told.wrapping_neg() as i32)),
-                )));
-            }
-            let tid = told as i32;
-            let State { birth: Some(b), unserved, .. } = st else {
-                return Wait::Over(Err(errno::ESRCH));
-            };
-            if b.tid.is_none() {
-                b.tid = Some(tid);
-                let mut go = None;
-                for n in std::mem::take(&mut b.held) {
-                    if n.pid as i32 != tid {
-                        sys::kill(n.pid as i32, libc::SIGKILL).ok();
-                        continue;
-                    }
-                    go = b.step(&n, origin(&n, self.code()));
-                    if go.is_none() {
-                        *unserved -= 1;
-                    }
-                }
-                if let Some(id) = go {
-                    return Wait::Continue(id);
-                }
-            }
-            match &b.state {
-                BirthState::Ready(n) => Wait::Over(Ok((parent, Ok(*n)))),
-                // The child can die unseen before its first call.
-                BirthState::Pending
-                    if !self.machine.children.is_orphan(tid, since)
-                        && !cx.space.process.is_gone() =>
-                {
-                    Wait::Briefly
-                }
-                _ => Wait::Over(Ok((parent, Err(errno::EAGAIN)))),
-            }
-        });
-        if let Some(b) = self.end_birth() {
-            for n in b.held {
-                sys::kill(n.pid as i32, libc::SIGKILL).ok();
-            }
-        }
-        outcome.unwrap_or(Err(errno::ESRCH))
-    }
-
-    fn end_birth(&self) -> Option<Birth> {
-        let mut st = self.lock();
-        let b = st.birth.take()?;
-        if matches!(b.state, BirthState::Pending) {
-            st.unserved -= 1;
-        }
-        Some(b)
-    }
-
     // ---- leaving an event ----------------------------------------------------------
 
     /// Marks the context running, after it has made the call `last`, and answers its event, unless a
@@ -708,119 +494,6 @@ impl Group {
         }
         cx.unpark(answer);
         Ok(())
-    }
-
-    // ---- death and kicks -----------------------------------------------------------
-
-    /// The context's host thread is gone. With `report`, a worker tells its runner when no
-    /// worker is serving it.
-    pub fn died(self: &Arc<Group>, cx: &Arc<Ctx>, report: bool) {
-        let mut wait_for_talker = false;
-        let mut tell = false;
-        {
-            let mut st = self.lock();
-            let st = &mut *st;
-            let Some(m) = st.members.get_mut(&cx.tid).filter(|m| Arc::ptr_eq(&m.cx, cx)) else {
-                return;
-            };
-            match &m.run {
-                Run::Served => {}
-                Run::Running | Run::Last(_) => {
-                    m.run = Run::Served;
-                    st.unserved -= 1;
-                    tell = report;
-                }
-                Run::Leaving(_) => {
-                    st.members.remove(&cx.tid);
-                    st.unserved -= 1;
-                }
-                Run::Talk(t) => {
-                    wait_for_talker = t.receiving;
-                    m.ended = Some(Ended::Died);
-                    m.run = Run::Served;
-                    st.unserved -= 1;
-                    cx.wake.notify_one();
-                }
-            }
-        }
-        if tell {
-            let cx = cx.clone();
-            self.machine.pool.run(Box::new(move || serve_and_work(cx, First::Died)));
-        }
-        if report && wait_for_talker {
-            self.wake_until(|st| match st.members.get(&cx.tid) {
-                Some(m) if m.ended.is_some() => st.talker,
-                _ => None,
-            });
-        }
-    }
-
-    /// Makes receivers that have nothing left to receive leave.
-    pub fn shed(&self) {
-        self.wake_until(
-            |st| if st.receivers > st.unserved { st.tids.last().copied() } else { None },
-        );
-    }
-
-    /// Signals the thread that `who` names until it names none. The signal can hit between
-    /// a thread's check and its host call, hence the repetition.
-    fn wake_until(&self, who: impl Fn(&State) -> Option<i32>) {
-        let pid = sys::getpid();
-        loop {
-            let Some(tid) = who(&self.lock()) else { return };
-            if sys::tgkill(pid, tid, sys::wake_signal()).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-
-    fn kick(&self, cx: &Ctx) {
-        let mut st = self.lock();
-        if let Some(m) = st.members.get_mut(&cx.tid).filter(|m| std::ptr::eq(&*m.cx, cx)) {
-            match m.run {
-                Run::Running | Run::Last(_) => {
-                    sys::tgkill(cx.space.process.raw_pid(), cx.tid, INTERRUPT).ok();
-                    m.signalled.get_or_insert_with(Instant::now);
-                    self.machine.watch.arm();
-                }
-                Run::Served | Run::Talk(_) => m.kick = true,
-                Run::Leaving(_) => {}
-            }
-        }
-    }
-
-    /// Threads that were sent an interruption, or asked for registers, before `since` and
-    /// have not come.
-    pub fn overdue(&self, since: Instant) -> Overdue {
-        let st = self.lock();
-        let waiting = st.members.values().filter(|m| m.signalled.is_some());
-        let late = waiting.clone().filter(|m| m.signalled.is_some_and(|t| t < since));
-        (waiting.count() > 0, late.map(|m| -> Arc<dyn Interrupted> { m.cx.clone() }).collect())
-    }
-
-    fn is_member(&self, cx: &Ctx) -> bool {
-        self.lock().members.get(&cx.tid).is_some_and(|m| std::ptr::eq(&*m.cx, cx))
-    }
-}
-
-impl Interrupted for Ctx {
-    fn process(&self) -> &HostProcess {
-        &self.space.process
-    }
-
-    fn tid(&self) -> i32 {
-        self.tid
-    }
-}
-
-impl Kick for Ctx {
-    fn kick(&self) {
-        self.space.group.kick(self);
-    }
-
-    fn host_tid(&self) -> i32 {
-        if self.space.group.is_member(self) && !self.space.process.is_gone() { self.tid } else { 0 }
     }
 }
 
