@@ -43,6 +43,7 @@ pub fn register(
 ) -> std::result::Result<Devices, String> {
     let text = |what: &'static str| move |e: Errno| format!("{what}: {e}");
     kernel.set_system_call(uml_syscalls::dispatch::system_call);
+    uml_syscalls::aio::install(kernel);
     uml_fs::register(kernel, hostfs_config(o)).map_err(text("filesystems"))?;
     let proc = uml_procfs::register(kernel);
     uml_ipc::init(kernel);

@@ -1,4 +1,4 @@
-//! Control groups in a guest: their limits on memory.
+//! Control groups in a guest: their limits on memory and CPU time.
 
 mod common;
 use common::World;
@@ -25,6 +25,38 @@ oom_kill 4
 oom_group_kill 1
 6
 2
+";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn a_limit_of_cpu_time_holds() {
+    let w = World::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cgroup-cpu.py");
+    let out = w.run(&["run", "--net", "none", "--", "python3", script]).ok();
+    let expected = "\
+False False
+max 100000
+'x' EINVAL max 100000
+'0' EINVAL max 100000
+'999' EINVAL max 100000
+'-1' EINVAL max 100000
+'1000 999' EINVAL max 100000
+'1000 1000001' EINVAL max 100000
+'max max' EINVAL max 100000
+'1 2 3' EINVAL max 100000
+'50000 200000' ok 50000 200000
+'max' ok max 200000
+'30000' ok 30000 200000
+held
+True True True
+nothing of its own below False
+9
+held
+True
+True
+False
+max 100000
 ";
     assert_eq!(out, expected);
 }

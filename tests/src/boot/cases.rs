@@ -606,15 +606,25 @@ fn systemd_login(b: &Bench) -> Result<Outcome, String> {
             "mkdir -p /run/systemd/system; printf '[Service]\\nType=oneshot\\nMemoryMax=40M\\nExecStart=tail /dev/zero\\n' >/run/systemd/system/eater.service; systemctl daemon-reload; \
              systemctl start eater; systemctl show -p Result --value eater | cat; echo done $((50 + 2))",
         ),
+        // A quota of CPU time is in the unit's group and holds it.
         (
             "done 52",
+            "printf '[Service]\\nCPUQuota=20%%\\nExecStart=sh -c \"while :; do :; done\"\\n' >/run/systemd/system/spinner.service; systemctl daemon-reload; \
+             systemctl start spinner; cd /sys/fs/cgroup/system.slice/spinner.service; cat cpu.max; \
+             until awk '/^nr_throttled/ { exit !($2 > 3) }' cpu.stat; do sleep 0.1; done; cd /; systemctl stop spinner; echo done $((60 + 2))",
+        ),
+        (
+            "done 62",
             "journalctl -b --no-pager -n 1 >/dev/null && systemctl is-active systemd-journald systemd-udevd; systemctl poweroff",
         ),
     ];
     match login(b, Image::Systemd, &script)? {
-        Ok(e) => {
-            e.expect(0, &["running\r", "uml\r", "oom-kill\r", "active\r", "Power down"]).map(passed)
-        }
+        Ok(e) => e
+            .expect(
+                0,
+                &["running\r", "uml\r", "oom-kill\r", "20000 100000\r", "active\r", "Power down"],
+            )
+            .map(passed),
         Err(why) => Ok(Outcome::Skipped(why)),
     }
 }

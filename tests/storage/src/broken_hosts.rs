@@ -225,7 +225,9 @@ pub fn mounted(dir: &Path) -> Result<(), String> {
         mount /dev/ubdb /mnt/d; mount -o remount,ro /mnt/d && touch /mnt/d/n 2>&1 | grep -o Read-only
         mount -o remount,rw /mnt/d && touch /mnt/d/n && echo writable; fsfreeze -f /mnt/d
         touch /mnt/d/frozen & sleep 0.3; jobs -r | grep -q touch && echo waits; fsfreeze -u /mnt/d; wait
-        ls /mnt/d/frozen; umount /mnt/d";
+        ls /mnt/d/frozen; fsfreeze -f /mnt/d
+        touch /mnt/d/emergency & sleep 0.3; jobs -r | grep -q touch && echo waits again; echo j >/proc/sysrq-trigger; wait
+        ls /mnt/d/emergency; dmesg | grep -o 'Emergency Thaw complete'; fsfreeze -u /mnt/d 2>&1 | grep -o 'Invalid'; umount /mnt/d";
     let out = guest(dir, &[format!("ubd1={}", disk.display())], script)?;
     for w in [
         "immutable",
@@ -239,6 +241,10 @@ pub fn mounted(dir: &Path) -> Result<(), String> {
         "writable",
         "waits",
         "/mnt/d/frozen",
+        "waits again",
+        "/mnt/d/emergency",
+        "Emergency Thaw complete",
+        "Invalid",
     ] {
         expect(&out, w)?;
     }

@@ -113,3 +113,31 @@ pub fn errors(dir: &Path) -> Result<(), String> {
         other => Err(format!("no panic: {other:?}")),
     }
 }
+
+/// File handles name files over a new mount, and nothing else.
+pub fn handles(dir: &Path) -> Result<(), String> {
+    let disk = dir.join("disk.img");
+    image::make(&disk, 96, &["-t", "ext4"])?;
+    let program = dir.join("handles.py");
+    std::fs::write(&program, include_str!("handles.py"))
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let script = format!(
+        "mkdir /mnt/d; mount /dev/ubdb /mnt/d; python3 {0} make; umount /mnt/d
+        mount /dev/ubdb /mnt/d; python3 {0} find; umount /mnt/d",
+        program.display()
+    );
+    let out = guest(dir, &[format!("ubd1={}", disk.display())], &script)?;
+    for w in [
+        "made",
+        "kind 1, 8 bytes",
+        "directory /mnt/d/new/b",
+        "below deep, above up",
+        "file deep",
+        "removed ESTALE",
+        "other generation ESTALE",
+        "numbers ESTALE",
+    ] {
+        expect(&out, w)?;
+    }
+    image::check(&disk)
+}

@@ -6,6 +6,8 @@
 //!
 //! Lock order: the hierarchy's lock is taken before the process tree.
 
+pub mod bandwidth;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,13 +20,16 @@ use crate::kernel::Kernel;
 use crate::memory::limit::GroupMemory;
 use crate::task::process::Usage;
 use crate::task::{Process, Task, WaitKind, usage};
+use bandwidth::{Bandwidth, GroupCpu};
 
 /// Controllers by name, with their bits; the order of `cgroup.controllers`.
-pub const CONTROLLERS: [(&str, u32); 2] = [("memory", MEMORY), ("pids", PIDS)];
+pub const CONTROLLERS: [(&str, u32); 3] = [("cpu", CPU), ("memory", MEMORY), ("pids", PIDS)];
 /// Accounting and limits of memory ([`crate::memory::limit`]).
 pub const MEMORY: u32 = 1 << 0;
 /// Limit on the number of tasks.
 pub const PIDS: u32 = 1 << 1;
+/// Limits of CPU time ([`bandwidth`]).
+pub const CPU: u32 = 1 << 2;
 
 /// No limit.
 const UNLIMITED: i64 = i64::MAX;
@@ -69,6 +74,7 @@ pub struct Cgroup {
     pub parent: Option<Arc<Cgroup>>,
     pub pids: Pids,
     pub memory: GroupMemory,
+    pub cpu: GroupCpu,
     children: Mutex<BTreeMap<Vec<u8>, Arc<Cgroup>>>,
     /// Controllers enabled for the children (`cgroup.subtree_control`).
     subtree_control: AtomicU32,
@@ -104,6 +110,7 @@ impl Cgroup {
                 refused: AtomicU64::new(0),
             },
             memory: GroupMemory::default(),
+            cpu: GroupCpu::default(),
             children: Mutex::new(Rank::LEAF, BTreeMap::new()),
             subtree_control: AtomicU32::new(0),
             freeze: AtomicBool::new(false),
@@ -268,6 +275,7 @@ pub struct Cgroups {
     lock: Mutex<()>,
     next_id: AtomicU64,
     listener: OnceLock<Arc<dyn CgroupListener>>,
+    pub(crate) bandwidth: Bandwidth,
 }
 
 impl Default for Cgroups {
@@ -277,6 +285,7 @@ impl Default for Cgroups {
             lock: Mutex::new(Rank::CGROUP, ()),
             next_id: AtomicU64::new(2),
             listener: OnceLock::new(),
+            bandwidth: Bandwidth::default(),
         }
     }
 }
@@ -387,6 +396,8 @@ impl Cgroups {
                 m.group = Some(group.clone());
                 m.counted = true;
                 drop(m);
+                child.process.follow_limits(&group);
+                self.bandwidth.runs(&child.process);
                 Cgroups::count(&group, true).then_some(group)
             } else {
                 None
@@ -467,6 +478,7 @@ impl Cgroups {
             from.chain().for_each(|g| g.past.lock().add(&spent));
             Cgroups::count(&from, false);
             Cgroups::count(to, true);
+            process.follow_limits(to);
             (from, threads)
         };
         self.announce(&from);
@@ -477,6 +489,7 @@ impl Cgroups {
             t.notice();
         }
         from.thaw.wake_all(Events::ALL);
+        self.bandwidth.moved(process);
         Ok(())
     }
 

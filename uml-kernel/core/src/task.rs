@@ -198,6 +198,9 @@ impl Drop for SleepState<'_> {
         self.task.set_run_state(RunState::Running);
         *self.task.wchan.lock() = "";
         crate::memory::grown();
+        if self.task.process.cpu.is_limited() {
+            self.task.kernel().cgroups.bandwidth.runs(&self.task.process);
+        }
         load::wake();
     }
 }

@@ -14,6 +14,7 @@ pub mod acl;
 pub mod anon;
 pub mod attr;
 pub mod dentry;
+pub mod handle;
 pub mod inode;
 pub mod modify;
 pub mod mount;

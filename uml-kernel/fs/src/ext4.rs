@@ -11,6 +11,7 @@ mod data;
 mod dir;
 mod file;
 mod gate;
+mod handle;
 mod inode;
 mod ioctl;
 mod options;
@@ -26,6 +27,7 @@ use uml_base::{Mutex, Rank, pr_err, pr_info};
 use uml_core::kernel::Kernel;
 use uml_core::registry::{BlockDevice, BlockHolder};
 use uml_core::task::Task;
+use uml_core::vfs::handle::Export;
 use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
 use uml_ext4::{ErrorPolicy, Ext4, ROOT_INO};
 use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
@@ -317,6 +319,14 @@ impl SuperBlock for Ext4Fs {
 
     fn read_only(&self) -> bool {
         self.shared.engine.is_read_only()
+    }
+
+    fn export(&self) -> Option<&dyn Export> {
+        Some(self)
+    }
+
+    fn thaw(&self) -> Result<()> {
+        if self.shared.gate.frozen() { self.shared.thaw() } else { Ok(()) }
     }
 
     fn unmount(&self) {

@@ -9,7 +9,7 @@ mod inode;
 mod options;
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -19,6 +19,7 @@ use uml_base::{Mutex, Rank};
 use uml_core::kernel::CachedMemory;
 use uml_core::memory::Cache;
 use uml_core::task::Task;
+use uml_core::vfs::handle::{Export, Handle};
 use uml_core::vfs::{Dev, FsType, Inode, NewNode, NodeKind, StatFs, SuperBlock, Vfs};
 
 pub use data::{SEAL_EXEC, SEAL_FUTURE_WRITE, SEAL_GROW, SEAL_SEAL, SEAL_SHRINK, SEAL_WRITE};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pages: AtomicU64,
     inodes: AtomicU64,
     next_ino: AtomicU64,
+    /// Inodes that have a file handle, by number.
+    pub handles: Mutex<HashMap<u64, Weak<TmpInode>>>,
     me: Mutex<Weak<TmpFs>>,
 }
 
@@ -123,6 +126,7 @@ impl TmpFs {
             pages: AtomicU64::new(0),
             inodes: AtomicU64::new(0),
             next_ino: AtomicU64::new(1),
+            handles: Mutex::new(Rank::LEAF, HashMap::new()),
             me: Mutex::new(Rank::LEAF, Weak::new()),
         });
         let fs = TmpFs::around(shared, &options);
@@ -221,12 +225,54 @@ impl SuperBlock for TmpFs {
         Ok(())
     }
 
+    fn export(&self) -> Option<&dyn Export> {
+        Some(self)
+    }
+
     fn unmount(&self) {
         self.root.clear();
     }
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// Kind of a handle: a 64-bit inode number, of which none is used twice.
+const BY_NUMBER: i32 = 1;
+
+impl Export for TmpFs {
+    fn encode(&self, inode: &Arc<dyn Inode>) -> Result<Handle> {
+        let inode = inode.as_any().downcast_ref::<TmpInode>().ok_or(EOPNOTSUPP)?;
+        let ino = inode.remember_handle();
+        Ok(Handle { kind: BY_NUMBER, bytes: ino.to_ne_bytes().to_vec() })
+    }
+
+    fn decode(&self, _: &Task, handle: &Handle) -> Result<Arc<dyn Inode>> {
+        let number: [u8; 8] = handle.bytes[..].try_into().map_err(|_| ESTALE)?;
+        if handle.kind != BY_NUMBER {
+            return Err(ESTALE);
+        }
+        let known = self.shared.handles.lock().get(&u64::from_ne_bytes(number)).cloned();
+        match known.and_then(|w| w.upgrade()) {
+            Some(inode) => Ok(inode),
+            None => Err(ESTALE),
+        }
+    }
+
+    fn parent(&self, dir: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>> {
+        // Directories do not know where they are: they are looked for.
+        let mut todo = vec![self.root.clone()];
+        while let Some(d) = todo.pop() {
+            for child in d.directories() {
+                let child_inode: Arc<dyn Inode> = child.clone();
+                if uml_core::vfs::inode_key(&child_inode) == uml_core::vfs::inode_key(dir) {
+                    return Ok(d);
+                }
+                todo.push(child);
+            }
+        }
+        Err(ESTALE)
     }
 }
 

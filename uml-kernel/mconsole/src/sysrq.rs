@@ -62,7 +62,7 @@ static KEYS: &[Key] = &[
     key(b"i", "kill-all-tasks(i)", "Kill All Tasks", Group::Signal, |k, _| {
         signals::all(k, libc::SIGKILL);
     }),
-    key(b"j", "thaw-filesystems(j)", THAW, Group::Always, |_, _| storage::thaw()),
+    key(b"j", "thaw-filesystems(j)", THAW, Group::Always, |k, _| storage::thaw(k)),
     key(b"k", "sak(k)", "SAK", Group::Keyboard, |k, _| signals::secure_attention(k)),
     key(b"l", "show-backtrace-all-active-cpus(l)", BACKTRACE, Group::Dump, |k, _| {
         show::running(k);

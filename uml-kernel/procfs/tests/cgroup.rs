@@ -73,7 +73,7 @@ fn groups_are_made_filled_and_removed() {
 fn controllers_are_handed_down() {
     let (k, ns, init) = machine();
     process(&k, &ns, 51, 1, Cred::root());
-    assert_eq!(read(&init, "/cgroup.controllers").unwrap(), "memory pids\n");
+    assert_eq!(read(&init, "/cgroup.controllers").unwrap(), "cpu memory pids\n");
     mkdir(&init, "/a").unwrap();
     assert_eq!(read(&init, "/a/cgroup.controllers").unwrap(), "\n");
     assert_eq!(read(&init, "/a/pids.max"), Err(ENOENT));
@@ -83,7 +83,7 @@ fn controllers_are_handed_down() {
     assert_eq!(read(&init, "/a/pids.max").unwrap(), "max\n");
     assert_eq!(read(&init, "/a/memory.current").unwrap(), "0\n");
     assert_eq!(read(&init, "/a/memory.high"), Err(ENOENT));
-    assert_eq!(write(&init, "/cgroup.subtree_control", "+cpu"), Err(EINVAL));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "+io"), Err(EINVAL));
     assert_eq!(write(&init, "/cgroup.subtree_control", "pids"), Err(EINVAL));
     // A group has processes or hands out controllers, not both.
     mkdir(&init, "/a/b").unwrap();

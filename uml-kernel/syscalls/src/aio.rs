@@ -1,8 +1,10 @@
 //! Linux's native asynchronous I/O: io_setup(2), io_submit(2), io_getevents(2), io_cancel(2), io_destroy(2).
 //!
 //! A request is carried out by the io_submit(2) that brings it, which the manual allows, and is complete when that
-//! returns; its event waits in the context. The context's id is the address of a page in the program's memory, as
+//! returns, but for one that waits for readiness ([`poll`]); its event waits in the context. The context's id is the address of a page in the program's memory, as
 //! libraries look there for a ring of events first: ours says that there is none, and they make the call.
+
+mod poll;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +16,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 use uml_core::ctx::Ctx;
 use uml_core::file::File;
-use uml_core::task::WaitKind;
+use uml_core::task::{Task, WaitKind};
 use uml_core::user::{self, UserIo};
 use uml_ipc::eventfd::EventFd;
 use uml_mm::vma::{PROT_READ, PROT_WRITE};
@@ -24,6 +26,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::call;
 use crate::table::Entry;
 use crate::timespec::{read_timeout, with_mask};
+use poll::Poll;
 
 /// Lines of the table.
 pub const TABLE: &[Entry] = &[
@@ -35,7 +38,7 @@ pub const TABLE: &[Entry] = &[
         "io_submit",
         io_submit(Addr, Off, Ptr),
         Never,
-        Partial("requests complete before it returns; no IOCB_CMD_POLL: EINVAL")
+        Partial("requests but IOCB_CMD_POLL complete before it returns")
     ),
     call!(210, "io_cancel", io_cancel(Addr, Ptr, Out)),
     call!(333, "io_pgetevents", io_pgetevents(Addr, Off, Off, Out, Ptr, Ptr)),
@@ -83,6 +86,7 @@ const PREAD: u16 = 0;
 const PWRITE: u16 = 1;
 const FSYNC: u16 = 2;
 const FDSYNC: u16 = 3;
+const POLL: u16 = 5;
 const NOOP: u16 = 6;
 const PREADV: u16 = 7;
 const PWRITEV: u16 = 8;
@@ -94,7 +98,32 @@ struct Context {
     mm: Weak<Mm>,
     capacity: usize,
     events: Mutex<VecDeque<IoEvent>>,
+    /// Requests that wait for readiness.
+    polls: Mutex<Vec<Arc<Poll>>>,
     queue: Arc<WaitQueue>,
+}
+
+impl Context {
+    /// A request is complete.
+    fn complete(&self, event: IoEvent, notify: Option<&Arc<File>>) {
+        self.events.lock().push_back(event);
+        self.queue.wake_all(Events::READABLE);
+        if let Some(e) = notify.and_then(|f| f.downcast::<EventFd>()) {
+            e.signal(1);
+        }
+    }
+
+    /// It is full: every request that waits needs room for its event.
+    fn is_full(&self) -> bool {
+        let waiting = self.polls.lock().len();
+        self.events.lock().len() + waiting >= self.capacity
+    }
+
+    /// Nobody takes events any more.
+    fn end(&self) {
+        let polls = std::mem::take(&mut *self.polls.lock());
+        polls.iter().for_each(|p| p.abandon());
+    }
 }
 
 impl Drop for Context {
@@ -135,14 +164,7 @@ fn io_setup(cx: &mut Ctx<'_>, capacity: u32, out: u64) -> Result<u64> {
         return Err(EINVAL);
     }
     let mm = cx.task.mm()?;
-    // Of programs that are gone.
-    let gone: Vec<_> = {
-        let mut all = CONTEXTS.lock();
-        let keys: Vec<Key> =
-            all.iter().filter(|(_, c)| c.mm.strong_count() == 0).map(|(k, _)| *k).collect();
-        keys.iter().filter_map(|k| all.remove(k)).collect()
-    };
-    drop(gone);
+    end_orphans();
     let max = cx.task.kernel().sysctl.fs_aio_max_nr.unsigned();
     REQUESTS
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
@@ -153,6 +175,7 @@ fn io_setup(cx: &mut Ctx<'_>, capacity: u32, out: u64) -> Result<u64> {
         mm: Arc::downgrade(&mm),
         capacity: capacity as usize,
         events: Mutex::new(Rank::LEAF, VecDeque::new()),
+        polls: Mutex::new(Rank::LEAF, Vec::new()),
         queue: WaitQueue::shared(),
     });
     let id = mm.mmap(cx.hw, &MapRequest::anonymous(PAGE, PROT_READ | PROT_WRITE))?;
@@ -169,6 +192,7 @@ fn io_destroy(cx: &mut Ctx<'_>, id: u64) -> Result<u64> {
     let mm = cx.task.mm()?;
     let gone = CONTEXTS.lock().remove(&key(&mm, id));
     if let Some(c) = gone {
+        c.end();
         c.queue.wake_all(Events::ALL);
     }
     mm.unmap(cx.hw, id, PAGE)?;
@@ -206,6 +230,7 @@ fn prepare(cx: &Ctx<'_>, at: u64) -> Result<Request> {
             return Err(EINVAL);
         }
         PREAD | PREADV | PWRITE | PWRITEV | NOOP => {}
+        POLL => poll::check(&iocb)?,
         FSYNC | FDSYNC => {
             if iocb.buf != 0 || iocb.offset != 0 || iocb.len != 0 || iocb.rw_flags != 0 {
                 return Err(EINVAL);
@@ -264,21 +289,21 @@ fn io_submit(cx: &mut Ctx<'_>, id: u64, count: i64, list: u64) -> Result<u64> {
     let mut done = 0;
     while done < count {
         let one = |at: u64| -> Result<()> {
-            if context.events.lock().len() >= context.capacity {
+            if context.is_full() {
                 return Err(EAGAIN);
             }
             let object: u64 = user::read_obj(&cx.task, at)?;
             let r = prepare(cx, object)?;
+            if r.iocb.opcode == POLL {
+                Poll::start(&cx.task, &context, r, object);
+                return Ok(());
+            }
             let result = match perform(cx, &r) {
                 Ok(n) => n as i64,
                 Err(e) => e.to_ret(),
             };
             let event = IoEvent { data: r.iocb.data, object, result, result2: 0 };
-            context.events.lock().push_back(event);
-            context.queue.wake_all(Events::READABLE);
-            if let Some(e) = r.notify.as_ref().and_then(|f| f.downcast::<EventFd>()) {
-                e.signal(1);
-            }
+            context.complete(event, r.notify.as_ref());
             Ok(())
         };
         match one(list.wrapping_add(done as u64 * 8)) {
@@ -363,9 +388,48 @@ fn io_pgetevents(
     with_mask(cx, set.mask, size, |cx| events(cx, id, min, max, out, timeout))
 }
 
-/// Nothing is ever in progress when this is called.
+/// Only requests that wait for readiness are ever in progress when this is called.
 fn io_cancel(cx: &mut Ctx<'_>, id: u64, iocb: u64, _: u64) -> Result<u64> {
     let _: u32 = user::read_obj(&cx.task, iocb.wrapping_add(8))?;
-    context(cx, id)?;
-    Err(EINVAL)
+    let context = context(cx, id)?;
+    let found = context.polls.lock().iter().find(|p| p.object == iocb).cloned();
+    // The result is in the event, not in the argument (io_cancel(2)).
+    if found.is_some_and(|p| p.cancel()) { Err(EINPROGRESS) } else { Err(EINVAL) }
+}
+
+/// Contexts that `over` picks end: what waits in them holds no files any more.
+fn end_contexts(over: impl Fn(&Key, &Context) -> bool) {
+    let gone: Vec<_> = {
+        let mut all = CONTEXTS.lock();
+        let keys: Vec<Key> = all.iter().filter(|(k, c)| over(k, c)).map(|(k, _)| *k).collect();
+        keys.iter().filter_map(|k| all.remove(k)).collect()
+    };
+    gone.iter().for_each(|c| c.end());
+}
+
+/// Contexts of address spaces that are gone.
+fn end_orphans() {
+    end_contexts(|_, c| c.mm.strong_count() == 0);
+}
+
+/// The last thread of a process is gone.
+fn exit_process(task: &Arc<Task>) {
+    let Ok(mm) = task.mm() else { return };
+    let at = Arc::as_ptr(&mm) as usize;
+    if !CONTEXTS.lock().keys().any(|k| k.0 == at) {
+        return;
+    }
+    // Another process may share the memory (vfork(2)).
+    let kernel = task.kernel();
+    let tasks: Vec<Arc<Task>> = kernel.tree.read().tasks().cloned().collect();
+    let shared = |t: &Arc<Task>| t.tid != task.tid && t.mm().is_ok_and(|m| Arc::ptr_eq(&m, &mm));
+    if !tasks.iter().any(shared) {
+        end_contexts(|k, _| k.0 == at);
+    }
+}
+
+/// Contexts end with the programs that made them.
+pub fn install(kernel: &uml_core::kernel::Kernel) {
+    kernel.hooks.on_exit_process.add(exit_process);
+    kernel.hooks.on_exec.add(|_| end_orphans());
 }

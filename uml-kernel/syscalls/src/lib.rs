@@ -18,6 +18,7 @@ mod fcntl;
 mod file_io;
 mod futex;
 mod getdents;
+mod handle;
 mod identity;
 mod inotify;
 mod inspect;

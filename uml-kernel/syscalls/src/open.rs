@@ -26,11 +26,9 @@ pub const TABLE: &[Entry] = &[
     call!(33, "dup2", dup2(Fd, Fd)),
     call!(292, "dup3", dup3(Fd, Fd, Flags)),
     call!(73, "flock", flock(Fd, Int), Sys),
-    call!(303, "name_to_handle_at", no_handles(), Never, Refused("no file handles; EOPNOTSUPP")),
-    call!(304, "open_by_handle_at", no_handles(), Never, Refused("no file handles; EOPNOTSUPP")),
 ];
 
-const CLOEXEC: u32 = libc::O_CLOEXEC as u32;
+pub(crate) const CLOEXEC: u32 = libc::O_CLOEXEC as u32;
 
 fn open(cx: &mut Ctx<'_>, path: u64, flags: u32, mode: u32) -> Result<u64> {
     openat(cx, libc::AT_FDCWD, path, flags, mode)
@@ -42,7 +40,7 @@ fn creat(cx: &mut Ctx<'_>, path: u64, mode: u32) -> Result<u64> {
 }
 
 /// Every flag of open(2); openat(2) ignores others, openat2(2) refuses them.
-const VALID: u32 = (libc::O_ACCMODE
+pub(crate) const VALID: u32 = (libc::O_ACCMODE
     | libc::O_CREAT
     | libc::O_EXCL
     | libc::O_NOCTTY
@@ -133,10 +131,6 @@ fn openat2(cx: &mut Ctx<'_>, dirfd: i32, path: u64, how: u64, size: usize) -> Re
     }
     let path = user::read_path(&cx.task, path)?;
     finish(&cx.task, dirfd, &path, OpenHow { flags, mode: mode as u32, resolve: bits })
-}
-
-fn no_handles(_: &mut Ctx<'_>) -> Result<u64> {
-    Err(EOPNOTSUPP)
 }
 
 /// Ends one descriptor's use of `file`; a socket with SO_LINGER may wait (socket(7)).

@@ -177,6 +177,7 @@ const FAMILIES: &[&[Entry]] = &[
     crate::fcntl::TABLE,
     crate::file_io::TABLE,
     crate::getdents::TABLE,
+    crate::handle::TABLE,
     crate::mqueue::TABLE,
     crate::open::TABLE,
     crate::path::TABLE,

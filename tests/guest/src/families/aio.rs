@@ -3,7 +3,7 @@
 use crate::sys::*;
 use crate::{c, cases, sc};
 
-cases! { contexts, reads_and_writes, submission_errors, completion_errors, several_at_once, eventfd_completion, not_inherited }
+cases! { contexts, reads_and_writes, submission_errors, completion_errors, several_at_once, eventfd_completion, not_inherited, polls, poll_errors, poll_cancel, poll_eventfd, poll_many, poll_destroy }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -207,6 +207,168 @@ fn eventfd_completion() {
     }
     say("told", sum);
     say("events", results(id, 2, 8));
+}
+
+const POLL: u16 = 5;
+
+fn poll(fd: i32, events: i16) -> Iocb {
+    let mut i = iocb(POLL, fd, b"", 0);
+    i.buf = events as u16 as u64;
+    i
+}
+
+fn polls() {
+    let (r, w) = pipe();
+    let id = setup(8);
+    say("writable at once", submit(id, &[&poll(w, libc::POLLOUT)]));
+    say("events", results(id, 1, 8));
+    let p = poll(r, libc::POLLIN);
+    say("not readable yet", submit(id, &[&p]));
+    say("key was reset", p.key != 77);
+    say("nothing", results(id, 0, 8));
+    write(w, b"x");
+    say("now", results(id, 1, 8));
+    say("once only", results(id, 0, 8));
+    say("readable at once", submit(id, &[&p]));
+    say("events", results(id, 1, 8));
+    let _ = read(r, 8);
+    say("nothing is asked for", submit(id, &[&poll(r, 0)]));
+    say("nothing", results(id, 0, 8));
+    close(w);
+    say("hang-up comes always", results(id, 1, 8));
+    let e = Event::new();
+    let d = c!(libc::dup(e.r)).fd();
+    say("a descriptor that is closed meanwhile", submit(id, &[&poll(d, libc::POLLIN)]));
+    close(d);
+    e.post();
+    say("events", results(id, 1, 8));
+    let mut pair = [0; 2];
+    c!(libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()));
+    let wanted = libc::POLLIN | libc::POLLRDHUP;
+    say("socket", submit(id, &[&poll(pair[0], wanted)]));
+    c!(libc::shutdown(pair[1], libc::SHUT_WR));
+    say("events", results(id, 1, 8));
+    let sleeper = child(|| {
+        let id = setup(2);
+        let (r, w) = pipe();
+        submit(id, &[&poll(r, libc::POLLIN)]);
+        let c = child(|| {
+            await_sleep(unsafe { libc::getppid() });
+            write(w, b"x");
+            0
+        });
+        say("slept for it", results(id, 1, 1));
+        reap(c);
+        0
+    });
+    say("child", reap(sleeper));
+}
+
+fn poll_errors() {
+    let (r, _w) = pipe();
+    put("f", b"x");
+    let id = setup(8);
+    let f = open("f", libc::O_RDONLY).fd();
+    say("ordinary file", submit(id, &[&poll(f, libc::POLLIN)]));
+    say("events", results(id, 0, 8));
+    let mut p = poll(r, libc::POLLIN);
+    p.buf |= 0x1_0000;
+    say("events beyond 16 bits", submit(id, &[&p]));
+    p = poll(r, libc::POLLIN);
+    p.offset = 1;
+    say("offset", submit(id, &[&p]));
+    p = poll(r, libc::POLLIN);
+    p.len = 1;
+    say("length", submit(id, &[&p]));
+    p = poll(r, libc::POLLIN);
+    p.rw_flags = 1;
+    say("flags", submit(id, &[&p]));
+    say("bad descriptor", submit(id, &[&poll(-1, libc::POLLIN)]));
+}
+
+fn poll_cancel() {
+    let (r, w) = pipe();
+    let id = setup(8);
+    let p = poll(r, libc::POLLIN);
+    say("submit", submit(id, &[&p]));
+    let mut out = IoEvent::default();
+    say("cancel", sc!(libc::SYS_io_cancel, id, &raw const p, &raw mut out));
+    let mut e = [IoEvent::default(); 4];
+    let t = libc::timespec { tv_sec: 5, tv_nsec: 0 };
+    let n = sc!(libc::SYS_io_getevents, id, 1, 4, e.as_mut_ptr(), &raw const t);
+    say("its event", format!("{n} {:x} {}", e[0].data, e[0].result));
+    say("again", sc!(libc::SYS_io_cancel, id, &raw const p, &raw mut out));
+    write(w, b"x");
+    say("not woken any more", results(id, 0, 8));
+    say("submit", submit(id, &[&p]));
+    say("done", results(id, 1, 8));
+    say("too late", sc!(libc::SYS_io_cancel, id, &raw const p, &raw mut out));
+}
+
+fn poll_eventfd() {
+    let (r, w) = pipe();
+    let efd = c!(libc::eventfd(0, 0)).fd();
+    let id = setup(8);
+    let mut p = poll(r, libc::POLLIN);
+    p.flags = 1;
+    p.event_fd = efd;
+    say("submit", submit(id, &[&p]));
+    write(w, b"x");
+    say("told", read(efd, 8).map_or(0, |b| u64::from(b[0])));
+    say("events", results(id, 1, 8));
+}
+
+fn poll_many() {
+    let id = setup(64);
+    let pipes: Vec<_> = (0..16).map(|_| pipe()).collect();
+    let list: Vec<Iocb> = pipes
+        .iter()
+        .enumerate()
+        .map(|(k, p)| Iocb { data: k as u64, ..poll(p.0, libc::POLLIN) })
+        .collect();
+    say("submit", submit(id, &list.iter().collect::<Vec<_>>()));
+    for k in [3, 9] {
+        write(pipes[k].1, b"x");
+    }
+    say("two", results(id, 2, 64));
+    let both = [poll(pipes[3].0, libc::POLLIN), poll(pipes[3].0, libc::POLLIN)];
+    say("one file twice", submit(id, &[&both[0], &both[1]]));
+    say("events", results(id, 2, 64));
+    for (k, p) in pipes.iter().enumerate() {
+        if k != 3 && k != 9 {
+            close(p.1);
+        }
+    }
+    say("the rest", results(id, 14, 64).split(' ').next().unwrap());
+}
+
+fn poll_destroy() {
+    let (r, w) = pipe();
+    let id = setup(8);
+    say("submit", submit(id, &[&poll(r, libc::POLLIN)]));
+    say("destroy", sc!(libc::SYS_io_destroy, id));
+    say("write", write(w, b"x"));
+    let id = setup(1);
+    let p = poll(c!(libc::eventfd(0, 0)).fd(), libc::POLLIN);
+    say("fill it", submit(id, &[&p, &p, &p]) >= R(1));
+    let (r, w) = pipe();
+    let end = in_child(|| {
+        let id = setup(4);
+        say("nothing that comes", submit(id, &[&poll(w, libc::POLLPRI)]));
+        0
+    });
+    say("end with it pending", end);
+    let end = in_child(|| {
+        let id = setup(4);
+        submit(id, &[&poll(w, libc::POLLPRI)]);
+        let argv = [c"true".as_ptr(), std::ptr::null()];
+        unsafe { libc::fcntl(w, libc::F_SETFD, libc::FD_CLOEXEC) };
+        say("exec", c!(libc::execv(c"/bin/true".as_ptr(), argv.as_ptr())));
+        1
+    });
+    say("exec with it pending", end);
+    close(w);
+    say("nobody has the pipe", read_text(r, 4));
 }
 
 fn not_inherited() {

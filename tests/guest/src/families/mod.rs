@@ -8,6 +8,7 @@ mod exec;
 mod faults;
 mod files;
 mod futex;
+mod handles;
 mod identity;
 mod inet;
 mod ipc;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Family> {
         files,
         content,
         paths,
+        handles,
         permissions,
         locks,
         aio,

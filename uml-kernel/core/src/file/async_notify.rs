@@ -2,7 +2,7 @@
 //!
 //! A file with O_ASYNC has a watch on its queues, as an epoll instance would. Queues wake it with locks held that
 //! sending a signal needs; so the thread that woke it sends the signal later, before it sleeps or when its system call
-//! is done, and a thread that runs no system call leaves it to the timers' thread.
+//! is done, and a thread that runs no system call leaves it to the timers' thread ([`defer`]).
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,13 +115,20 @@ impl Wakeable for AsyncWatch {
         if self.noted.fetch_or(events.0, Ordering::SeqCst) != 0 {
             return false;
         }
-        let Some(me) = self.me.upgrade() else { return false };
-        if IN_CALL.get() {
-            DUE.with_borrow_mut(|d| d.push(me));
-        } else {
-            self.late.set(Some(uml_base::clock::now()));
+        if let Some(me) = self.me.upgrade() {
+            defer(me);
         }
         false
+    }
+}
+
+impl Deferred for AsyncWatch {
+    fn run(&self) {
+        self.send();
+    }
+
+    fn timer(&self) -> &Timer {
+        &self.late
     }
 }
 
@@ -133,10 +140,28 @@ impl TimerTarget for AsyncWatch {
 
 thread_local! {
     static IN_CALL: Cell<bool> = const { Cell::new(false) };
-    static DUE: RefCell<Vec<Arc<AsyncWatch>>> = const { RefCell::new(Vec::new()) };
+    static DUE: RefCell<Vec<Arc<dyn Deferred>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// While it lives the thread runs a system call; afterwards the signals are sent.
+/// Work that a wake-up causes and that cannot be done with the waker's locks held.
+pub trait Deferred: Send + Sync {
+    /// Does it. No lock is held.
+    fn run(&self);
+
+    /// A timer whose expiry does it too, for threads without a system call.
+    fn timer(&self) -> &Timer;
+}
+
+/// Has `work` done soon: before the thread sleeps or when its system call is done.
+pub fn defer(work: Arc<dyn Deferred>) {
+    if IN_CALL.get() {
+        DUE.with_borrow_mut(|d| d.push(work));
+    } else {
+        work.timer().set(Some(uml_base::clock::now()));
+    }
+}
+
+/// While it lives the thread runs a system call; afterwards what was put off is done.
 pub(crate) struct Call(());
 
 impl Call {
@@ -153,11 +178,11 @@ impl Drop for Call {
     }
 }
 
-/// Sends what this thread's wake-ups have caused so far. No lock may be held.
+/// Does what this thread's wake-ups have caused so far. No lock may be held.
 pub(crate) fn flush() {
-    // Sending may wake further watches; whatever comes then is sent as well.
-    while let Some(watch) = DUE.with_borrow_mut(Vec::pop) {
-        watch.send();
+    // That may cause more; whatever comes then is done as well.
+    while let Some(work) = DUE.with_borrow_mut(Vec::pop) {
+        work.run();
     }
 }
 

@@ -118,6 +118,7 @@ pub struct Process {
     pub child_usage: Mutex<Usage>,
     /// Control group.
     pub(crate) cgroup: Mutex<crate::cgroup::Membership>,
+    pub(crate) cpu: crate::cgroup::bandwidth::ProcessCpu,
     /// I/O of exited threads.
     pub dead_io: IoCount,
     /// /proc/<pid>/loginuid and sessionid; `u32::MAX` until a login sets them.
@@ -182,6 +183,7 @@ impl Process {
             dead_usage: Mutex::new(Rank::LEAF, Usage::default()),
             child_usage: Mutex::new(Rank::LEAF, Usage::default()),
             cgroup: Mutex::new(Rank::LEAF, Default::default()),
+            cpu: Default::default(),
             dead_io: IoCount::default(),
             loginuid: AtomicU32::new(u32::MAX),
             sessionid: AtomicU32::new(u32::MAX),

@@ -8,6 +8,7 @@ use uml_abi::errno::*;
 use uml_mm::Fault;
 use uml_platform::{Context, Event, Exception, Kick, Next, Runner, Syscall};
 
+use crate::cgroup::bandwidth::rest_while_throttled;
 use crate::ctx::{Ctx, Reply};
 use crate::kernel::{CallResult, Kernel};
 use crate::ptrace;
@@ -29,7 +30,8 @@ impl Runner for Task {
             self.user_ns_before.fetch_add(spent, Ordering::Relaxed);
         }
         // What waits for it (a first stop for a tracer) comes before its first instruction.
-        if self.kernel().gate.is_closed() || self.attention.load(Ordering::SeqCst) {
+        let held = self.process.cpu.check.load(Ordering::SeqCst);
+        if self.kernel().gate.is_closed() || held || self.attention.load(Ordering::SeqCst) {
             self.kick_out();
         }
     }
@@ -229,9 +231,11 @@ impl Ctx<'_> {
                 return Next::Exit;
             }
             let stopped = self.kernel.gate.is_closed();
+            let throttled = self.task.process.cpu.check.load(Ordering::SeqCst);
+            let rests = stopped || throttled;
             if self.reply != Reply::PassThrough
                 && self.task.unsettled.load(Ordering::Relaxed)
-                && (stopped || self.task.attention.load(Ordering::SeqCst))
+                && (rests || self.task.attention.load(Ordering::SeqCst))
             {
                 // So must this one, and then it has happened.
                 match self.hw.finish_ops() {
@@ -240,7 +244,7 @@ impl Ctx<'_> {
                 }
             }
             if self.reply == Reply::PassThrough
-                && (stopped || self.task.attention.load(Ordering::SeqCst))
+                && (rests || self.task.attention.load(Ordering::SeqCst))
             {
                 // The host call must happen first; the kick makes it come back at once.
                 self.task.in_guest.store(true, Ordering::SeqCst);
@@ -249,6 +253,10 @@ impl Ctx<'_> {
             }
             if stopped {
                 self.kernel.blocking(&mut || self.kernel.gate.pass());
+                continue;
+            }
+            if throttled {
+                rest_while_throttled(&self.task);
                 continue;
             }
             if self.task.attention.load(Ordering::SeqCst) {
@@ -266,7 +274,9 @@ impl Ctx<'_> {
             self.task.end_temporary_mask(false);
             self.task.set_run_state(RunState::Running);
             self.task.in_guest.store(true, Ordering::SeqCst);
-            if !self.task.attention.load(Ordering::SeqCst) && !self.kernel.gate.is_closed() {
+            let held = self.task.process.cpu.check.load(Ordering::SeqCst);
+            if !self.task.attention.load(Ordering::SeqCst) && !held && !self.kernel.gate.is_closed()
+            {
                 return Next::Resume;
             }
             self.task.in_guest.store(false, Ordering::SeqCst);

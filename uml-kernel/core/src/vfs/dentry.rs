@@ -240,6 +240,22 @@ impl Dentry {
         self.deleted.store(deleted, Ordering::Relaxed);
     }
 
+    /// A cached dentry of `inode`, here or below. Looks at all that are cached: for rare calls.
+    pub(crate) fn cached_of(self: &Arc<Dentry>, inode: &Arc<dyn Inode>) -> Option<Arc<Dentry>> {
+        let key = crate::vfs::inode_key(inode);
+        let mut todo = vec![self.clone()];
+        while let Some(d) = todo.pop() {
+            if crate::vfs::inode_key(&d.inode) == key {
+                return Some(d);
+            }
+            todo.extend(d.children.read().values().filter_map(|e| match e {
+                Entry::Present(c) => Some(c.clone()),
+                Entry::Absent => None,
+            }));
+        }
+        None
+    }
+
     /// Drops every cached entry below, without recursion.
     pub(crate) fn shrink_all(&self) {
         let mut todo: Vec<Arc<Dentry>> = Vec::new();

@@ -217,6 +217,14 @@ pub trait SuperBlock: Any + Send + Sync {
     fn read_only(&self) -> bool {
         false
     }
+    /// File handles; `None` makes name_to_handle_at(2) `EOPNOTSUPP`.
+    fn export(&self) -> Option<&dyn super::handle::Export> {
+        None
+    }
+    /// Lets changes go on after a freeze; nothing happens when it is not frozen.
+    fn thaw(&self) -> Result<()> {
+        Ok(())
+    }
     /// Last unmount.
     fn unmount(&self) {}
     fn as_any(&self) -> &dyn Any;

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
@@ -78,6 +79,8 @@ pub struct TmpInode {
     attr: Mutex<Metadata>,
     pub(crate) body: Body,
     xattrs: Mutex<Xattrs>,
+    /// It has a file handle.
+    handle: AtomicBool,
 }
 
 impl TmpInode {
@@ -106,7 +109,25 @@ impl TmpInode {
             attr: Mutex::new(Rank::LEAF, attr),
             body,
             xattrs: Mutex::new(Rank::LEAF, Xattrs::new()),
+            handle: AtomicBool::new(false),
         })
+    }
+
+    /// Makes it known by its number, for as long as it lives; the number.
+    pub(crate) fn remember_handle(&self) -> u64 {
+        let ino = self.attr.lock().ino;
+        if !self.handle.swap(true, Ordering::Relaxed) {
+            self.shared.handles.lock().insert(ino, self.me.clone());
+        }
+        ino
+    }
+
+    /// The directories in this one.
+    pub(crate) fn directories(&self) -> Vec<Arc<TmpInode>> {
+        let Ok(d) = self.directory() else { return Vec::new() };
+        let d = d.lock();
+        let all = d.order.values().map(|(_, i)| i);
+        all.filter(|i| i.file_type == libc::S_IFDIR).cloned().collect()
     }
 
     fn directory(&self) -> Result<&Mutex<Directory>> {
@@ -225,6 +246,10 @@ impl TmpInode {
 
 impl Drop for TmpInode {
     fn drop(&mut self) {
+        if self.handle.load(Ordering::Relaxed) {
+            let ino = self.attr.lock().ino;
+            self.shared.handles.lock().remove(&ino);
+        }
         self.clear();
         self.shared.inode_gone();
     }

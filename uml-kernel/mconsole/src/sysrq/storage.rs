@@ -36,7 +36,15 @@ pub fn remount(kernel: &Arc<Kernel>) {
     });
 }
 
-/// No filesystem here can be frozen, so all are thawed.
-pub fn thaw() {
-    pr_info!("Emergency Thaw complete");
+/// Thaws every filesystem that was frozen (FIFREEZE of ioctl_fs(2), fsfreeze(8)).
+pub fn thaw(kernel: &Arc<Kernel>) {
+    let kernel = kernel.clone();
+    in_background("emergency-thaw", move || {
+        for i in kernel.vfs.instances() {
+            if let Err(e) = i.sb.thaw() {
+                pr_err!("Emergency Thaw: {}: {e}", i.sb.fs_type());
+            }
+        }
+        pr_info!("Emergency Thaw complete");
+    });
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::CONTROLLERS;
+use uml_core::cgroup::{CONTROLLERS, CPU, bandwidth};
 use uml_core::file::FileOps;
 use uml_core::task::Task;
 
@@ -61,7 +61,15 @@ fn store_control(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
             (enable, disable) = (enable & !bit, disable | bit);
         }
     }
-    s.control.kernel()?.cgroups.control(&s.group, enable, disable)
+    let kernel = s.control.kernel()?;
+    kernel.cgroups.control(&s.group, enable, disable)?;
+    if disable & CPU != 0 {
+        // Limits go with the controller.
+        for g in s.group.children() {
+            bandwidth::set_max(&kernel, &g, bandwidth::Max::default())?;
+        }
+    }
+    Ok(())
 }
 
 /// A limit, or `max` where there is none.

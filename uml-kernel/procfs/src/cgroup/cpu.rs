@@ -1,12 +1,21 @@
-//! `cpu.stat`, which every group has. Weights and limits are not offered: the host schedules.
+//! The cpu controller (Documentation/admin-guide/cgroup-v2.rst, "CPU"): `cpu.stat`, which every group has, and
+//! `cpu.max`. Weights, idle groups and bursts have no files, because the host schedules and nothing would act on them.
+
+use std::time::Duration;
 
 use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_core::cgroup::CPU;
+use uml_core::cgroup::bandwidth::{self, Max};
 use uml_core::task::Task;
 
 use super::Subject;
-use crate::synth::{Row, Text};
+use crate::synth::{Row, Text, parse_u64, words};
 
 pub static ROWS: &[Row<Subject>] = &[Row::text("cpu.stat", 0o444, show)];
+
+/// Files of groups that have the controller.
+pub static LIMITS: &[Row<Subject>] = &[Row::setting("cpu.max", 0o644, show_max, store_max)];
 
 fn show(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
     let kernel = s.control.kernel()?;
@@ -16,5 +25,33 @@ fn show(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
     };
     let (user, system) = (u.user_ns / 1000, u.system_ns / 1000);
     writeln!(out, "usage_usec {}\nuser_usec {user}\nsystem_usec {system}", user + system);
+    if s.group.parent.is_some() && s.group.controllers() & CPU != 0 {
+        let t = s.group.cpu.stat();
+        writeln!(out, "nr_periods {}\nnr_throttled {}", t.periods, t.throttled);
+        writeln!(out, "throttled_usec {}", t.throttled_time.as_micros());
+    }
     Ok(())
+}
+
+fn show_max(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    let max = s.group.cpu.max();
+    match max.quota {
+        Some(q) => write!(out, "{}", q.as_micros()),
+        None => write!(out, "max"),
+    }
+    writeln!(out, " {}", max.period.as_micros());
+    Ok(())
+}
+
+/// `QUOTA [PERIOD]` in microseconds; the quota may be `max`.
+fn store_max(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let micros = |w: &str| parse_u64(w).map(Duration::from_micros).map_err(|_| EINVAL);
+    let (quota, period) = match w[..] {
+        [quota] => (quota, s.group.cpu.max().period),
+        [quota, period] => (quota, micros(period)?),
+        _ => return Err(EINVAL),
+    };
+    let quota = if quota == "max" { None } else { Some(micros(quota)?) };
+    bandwidth::set_max(&s.control.kernel()?, &s.group, Max { quota, period })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::{Cgroup, MEMORY, PIDS};
+use uml_core::cgroup::{CPU, Cgroup, MEMORY, PIDS};
 use uml_core::file::File;
 use uml_core::task::Task;
 use uml_core::vfs::NewNode;
@@ -30,6 +30,9 @@ impl GroupDir {
         let mut v = vec![core_files::ROWS, cpu::ROWS];
         if g.parent.is_some() {
             v.push(core_files::BELOW_ROOT);
+            if g.controllers() & CPU != 0 {
+                v.push(cpu::LIMITS);
+            }
             if g.controllers() & MEMORY != 0 {
                 v.push(memory::ROWS);
             }

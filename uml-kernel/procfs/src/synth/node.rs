@@ -156,7 +156,7 @@ struct Attr {
 pub struct Node {
     fs: Arc<SynthFs>,
     /// Keeps the directory's node as long as this one: both stay the same for whoever holds either.
-    _parent: Option<Arc<Node>>,
+    parent: Option<Arc<Node>>,
     me: Weak<Node>,
     ino: u64,
     attr: Mutex<Attr>,
@@ -172,7 +172,7 @@ impl Node {
         let attr = Attr { perm: spec.mode, uid: 0, gid: 0, atime: t, mtime: t, ctime: t };
         Arc::new_cyclic(|me| Node {
             fs,
-            _parent: parent,
+            parent,
             me: me.clone(),
             ino: spec.ino.unwrap_or(ino),
             attr: Mutex::new(Rank::LEAF, attr),
@@ -185,6 +185,11 @@ impl Node {
     /// Inode number.
     pub fn ino(&self) -> u64 {
         self.ino
+    }
+
+    /// The directory it is in.
+    pub fn parent(&self) -> Option<Arc<Node>> {
+        self.parent.clone()
     }
 
     /// What it does.

@@ -5,9 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
+use uml_abi::errno::*;
 use uml_base::{Mutex, Rank};
+use uml_core::file::DirEmit;
 use uml_core::kernel::Kernel;
-use uml_core::vfs::{Dev, Inode, StatFs, SuperBlock};
+use uml_core::task::Task;
+use uml_core::vfs::handle::{Export, Handle, list};
+use uml_core::vfs::{Dev, Inode, StatFs, SuperBlock, dirent_kind};
 
 use super::{Node, Spec};
 
@@ -122,7 +126,69 @@ impl SuperBlock for SynthFs {
         }
     }
 
+    fn export(&self) -> Option<&dyn Export> {
+        // Programs ask for the numbers of control groups that way; sysfs and proc are not asked.
+        (self.name == "cgroup2").then_some(self)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// FILEID_KERNFS: a 64-bit inode number.
+const BY_NUMBER: i32 = 0xfe;
+
+/// The entries of a directory that matter when a number is looked for.
+struct Listing {
+    ino: u64,
+    found: Option<Vec<u8>>,
+    directories: Vec<Vec<u8>>,
+}
+
+impl DirEmit for Listing {
+    fn emit(&mut self, name: &[u8], ino: u64, kind: u8, _: u64) -> bool {
+        if ino == self.ino {
+            self.found = Some(name.to_vec());
+        } else if kind == dirent_kind(libc::S_IFDIR) {
+            self.directories.push(name.to_vec());
+        }
+        self.found.is_none()
+    }
+}
+
+impl Export for SynthFs {
+    fn encode(&self, inode: &Arc<dyn Inode>) -> Result<Handle> {
+        let node = inode.as_any().downcast_ref::<Node>().ok_or(EOPNOTSUPP)?;
+        Ok(Handle { kind: BY_NUMBER, bytes: node.ino().to_ne_bytes().to_vec() })
+    }
+
+    fn decode(&self, task: &Task, handle: &Handle) -> Result<Arc<dyn Inode>> {
+        let number: [u8; 8] = handle.bytes[..].try_into().map_err(|_| ESTALE)?;
+        if handle.kind != BY_NUMBER {
+            return Err(ESTALE);
+        }
+        let ino = u64::from_ne_bytes(number);
+        let root: Arc<dyn Inode> = self.root_node();
+        if root.metadata()?.ino == ino {
+            return Ok(root);
+        }
+        let mut todo = vec![root];
+        while let Some(dir) = todo.pop() {
+            let Some(ops) = dir.dir() else { continue };
+            let mut l = Listing { ino, found: None, directories: Vec::new() };
+            list(task, &dir, &mut l)?;
+            if let Some(name) = l.found {
+                return ops.lookup(&name).map_err(|_| ESTALE);
+            }
+            // What was removed since is not looked at.
+            todo.extend(l.directories.iter().filter_map(|n| ops.lookup(n).ok()));
+        }
+        Err(ESTALE)
+    }
+
+    fn parent(&self, dir: &Arc<dyn Inode>) -> Result<Arc<dyn Inode>> {
+        let node = dir.as_any().downcast_ref::<Node>().ok_or(ESTALE)?;
+        Ok(node.parent().ok_or(ESTALE)?)
     }
 }
