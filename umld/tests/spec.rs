@@ -18,6 +18,11 @@ fn errors_show_file_line_caret_and_the_nearest_name() {
     let err = w.run(&["start", "c.toml"]).fails(78);
     assert!(err.contains("c.toml:2:8: there is no file"), "{err}");
     assert!(!err.contains("umld image build"), "{err}");
+    // What is wrong by default is shown where the table is, be it in another file.
+    w.write("base.toml", "[boot]\ninit = \"/bin/sh\"\nroot = \"/\"\n\n[[net]]\n");
+    w.write("own.toml", "extends = \"base.toml\"\n[vm]\nkernel = \"/bin/sh\"\n");
+    let err = w.run(&["check", "own.toml"]).fails(78);
+    assert!(err.contains("base.toml:5:1: mode \"user\": only the built-in kernel"), "{err}");
     // As examples/debian.toml before there is an image.
     w.write("i.toml", "[[disk]]\nfile = \"~/.uml/.umld/.images/debian.img\"\n");
     let err = w.run(&["check", "i.toml"]).fails(78);

@@ -11,11 +11,18 @@ use crate::state::Store;
 pub const LAST_SERIAL: u32 = 62;
 
 impl Loaded {
-    /// A complaint about the value at `path` (as `disk[0].file`), in the file that has it.
+    /// A complaint about the value at `path` (as `disk[0].file`), in the file that has it; else where the table is that lacks it.
     pub fn complain(&self, path: &str, message: &str) -> Failure {
-        let own = self.sources.iter().find(|s| s.has(path)).or(self.sources.first());
-        match own {
-            Some(s) => s.report(s.locate(path), message),
+        let mut at = path;
+        loop {
+            if let Some(s) = self.sources.iter().find(|s| s.has(at)) {
+                return s.report(s.locate(at), message);
+            }
+            let Some(up) = at.rfind(['.', '[']) else { break };
+            at = &at[..up];
+        }
+        match self.sources.first() {
+            Some(s) => s.report(None, message),
             None => Failure::new(crate::failure::code::CONFIG, format!("{path}: {message}")),
         }
     }
