@@ -4,18 +4,24 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::reboot::{RebootMode, reboot};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use uml_host::process::in_foreground;
 
 use crate::failure::{Failure, Result, code};
 use crate::guest_files;
@@ -264,10 +270,16 @@ fn run(orders: &Orders) -> i32 {
         c.current_dir("/");
     }
     // The command is in this process's session: a terminal on standard input becomes its controlling one; other streams
-    // refuse. Signals from the terminal do not harm process 1.
-    let _ = rustix::process::setsid();
+    // refuse. It is in a process group of its own, so that Ctrl-C is not taken for Ctrl-Alt-Del.
     let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
-    let child = match c.spawn() {
+    let signals = match signals() {
+        Ok(fd) => fd,
+        Err(e) => {
+            eprintln!("umld: signals of process 1: {e}");
+            return 125;
+        }
+    };
+    let child = match in_foreground(&mut c).spawn() {
         Ok(child) => Pid::from_raw(child.id() as i32),
         Err(e) => {
             let name = command.first().unwrap_or(&shell).to_string_lossy().into_owned();
@@ -275,15 +287,73 @@ fn run(orders: &Orders) -> i32 {
             return if e.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
         }
     };
+    match attend(child, &signals) {
+        Ok(status) => status,
+        Err(e) => {
+            eprintln!("umld: waiting for the command: {e}");
+            125
+        }
+    }
+}
+
+/// The signals of process 1, as a descriptor: of ended children, and SIGINT, which Ctrl-Alt-Del is when it does not reboot at once
+/// (reboot(2), RB_DISABLE_CAD). Blocked here, and not in what is started ([`in_foreground`]).
+fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.add(Signal::SIGINT);
+    set.thread_block()?;
+    let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    set_cad_enabled(false)?;
+    Ok(fd)
+}
+
+/// What is done after Ctrl-Alt-Del, and when: interactive shells ignore SIGTERM and end with a hang-up, what is stopped ends only
+/// when it goes on.
+const STEPS: [(Duration, Signal); 4] = [
+    (Duration::ZERO, Signal::SIGTERM),
+    (Duration::ZERO, Signal::SIGCONT),
+    (Duration::from_millis(500), Signal::SIGHUP),
+    (Duration::from_secs(5), Signal::SIGKILL),
+];
+
+/// Reaps everything until the command ends; its status. Ctrl-Alt-Del ends all processes.
+fn attend(child: Pid, signals: &SignalFd) -> nix::Result<i32> {
+    let mut asked: Option<Instant> = None;
+    let mut steps = STEPS.into_iter().peekable();
     loop {
-        match waitpid(None, None) {
-            Ok(WaitStatus::Exited(p, code)) if p == child => return code,
-            Ok(WaitStatus::Signaled(p, signal, _)) if p == child => return 128 + signal as i32,
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => {
-                eprintln!("umld: waiting for the command: {e}");
-                return 125;
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            // Nobody is there to take a job up again that the terminal stopped: Ctrl-Z does nothing.
+            Ok(WaitStatus::Stopped(p, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
+                if p == child =>
+            {
+                let _ = nix::sys::signal::killpg(child, Signal::SIGCONT);
             }
+            Ok(WaitStatus::Exited(p, code)) if p == child => return Ok(code),
+            Ok(WaitStatus::Signaled(p, signal, _)) if p == child => return Ok(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(e) => return Err(e),
+        }
+        let next = asked.zip(steps.peek()).map(|(at, s)| at + s.0);
+        let timeout = next.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+        while let Ok(Some(s)) = signals.read_signal() {
+            if s.ssi_signo == Signal::SIGINT as u32 {
+                asked.get_or_insert_with(Instant::now);
+            }
+        }
+        let Some(at) = asked else { continue };
+        while let Some((_, s)) = steps.next_if(|(after, _)| at + *after <= Instant::now()) {
+            // Every process but this one (kill(2)).
+            let _ = nix::sys::signal::kill(Pid::from_raw(-1), s);
         }
     }
 }

@@ -52,6 +52,46 @@ fn start_look_pause_talk_stop() {
     w.run(&["status", "m"]).fails(4);
 }
 
+/// Machines of umld's own init shut down at Ctrl-Alt-Del, whatever their command makes of signals.
+#[test]
+fn the_own_init_shuts_down_when_asked() {
+    let w = World::new();
+    for (name, command) in [
+        ("plain", "echo begun; exec sleep 1000"),
+        ("shell", "echo begun; exec sh -i"),
+        ("stubborn", "trap '' TERM HUP; echo begun; while :; do sleep 1; done"),
+        ("orderly", "trap 'echo ended in order; exit 0' TERM; echo begun; sleep 1000 & wait"),
+    ] {
+        let file = w.machine(name, command, "");
+        let text =
+            std::fs::read_to_string(&file).unwrap().replace("cad = \"0s\"", "cad = \"100s\"");
+        std::fs::write(&file, text).unwrap();
+        w.run(&["start", &format!("{name}.toml")]).ok();
+        // Before its init says otherwise, a kernel reboots at once.
+        w.eventually("its command", || w.run(&["logs", name]).ok().contains("begun"));
+        let stopped = w.run(&["stop", name]);
+        assert_eq!(stopped.err, "");
+        assert_eq!(stopped.ok(), format!("{name}: stopped by the guest after Ctrl-Alt-Del\n"));
+    }
+    assert!(w.run(&["logs", "orderly"]).ok().contains("ended in order"));
+
+    // Ctrl-C and Ctrl-Z on the console are the command's affair.
+    w.machine(
+        "keys",
+        "trap 'echo interrupted' INT; echo begun; while :; do read x && echo \"got $x\"; done",
+        "",
+    );
+    w.run(&["start", "keys.toml"]).ok();
+    let log = || w.run(&["logs", "keys"]).ok();
+    w.eventually("its trap", || log().contains("begun"));
+    w.run_with(&["console", "keys"], "\x03").ok();
+    w.eventually("the interrupt", || log().contains("interrupted"));
+    w.run_with(&["console", "keys"], "\x1a").ok();
+    w.run_with(&["console", "keys"], "word\n").ok();
+    w.eventually("an answer", || log().contains("got word"));
+    w.run(&["stop", "keys"]).ok();
+}
+
 /// Which `start` has threads for that wait for what it has started.
 #[test]
 fn a_console_follows_the_size_of_its_terminal() {

@@ -94,7 +94,7 @@ def show(*args):
         line = re.sub(r":(3[2-9]|[45]\d|6[0-5])\d{3}\b", ":PORT", line)
         if "x" in args[0]:
             # Inodes.
-            line = re.sub(r" [1-9]\d*(?= \* )", " N", line)
+            line = re.sub(r" [1-9]\d*(?= +\* )", " N", line)
             line = re.sub(r"(?<=\* )[1-9]\d*(?= *$)", "N", line)
             # What a message costs beyond its bytes is the kernel's affair.
             line = re.sub(r"(ESTAB +\d+ +)[1-9]\d*", r"\1Q", line)

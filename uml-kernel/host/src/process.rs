@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -75,6 +75,30 @@ impl Doomed {
             }
         }
     }
+}
+
+/// Has `command` start as shells start a job: in a process group of its own, in the foreground of the controlling terminal if that is
+/// its standard input, with no signal blocked. Keys such as Ctrl-C go to it, and not to us.
+pub fn in_foreground(command: &mut Command) -> &mut Command {
+    let join = || {
+        // SAFETY: these calls take numbers and live structures, and are safe between fork and exec (signal-safety(7)).
+        unsafe {
+            libc::setpgid(0, 0);
+            // Who is in the background and takes the foreground is stopped for it otherwise.
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGTTOU);
+            libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            // Refused where it is no terminal, or another session's.
+            libc::tcsetpgrp(0, libc::getpid());
+            // What we take as descriptors, and block, is not blocked in it.
+            libc::sigemptyset(&mut set);
+            libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: the function above allocates nothing and takes no lock.
+    unsafe { command.pre_exec(join) }
 }
 
 /// How a process ended that may be somebody else's child, by its pidfd (pidfd_open(2)): wait(2) and waitid(2) with P_PIDFD are the

@@ -238,7 +238,8 @@ pub struct Boot {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stop {
-    /// Time for the guest to shut down after Ctrl-Alt-Del; `0` leaves the step out. Default: `60s`.
+    /// Time for the guest to shut down after Ctrl-Alt-Del; `0` leaves the step out. umld's own init sends SIGTERM to all processes,
+    /// SIGHUP after half a second and SIGKILL after five. Default: `60s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cad: Option<Time>,
     /// Time for the kernel to halt at once; `0` leaves the step out. Default: `10s`.
