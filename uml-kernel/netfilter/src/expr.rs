@@ -18,6 +18,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 
 use crate::attr::{Attr, Attrs, Out, Outcome, Refused};
+use crate::guard::Field;
 use crate::machine::Machine;
 use crate::model::{Base, Counter, Table};
 
@@ -76,6 +77,22 @@ pub trait Operation: Send + Sync {
     fn allowed(&self, base: &Base, family: u8) -> Result<()> {
         let _ = (base, family);
         Ok(())
+    }
+
+    /// The register and the field of a packet that it loads, when that is all it does and it does it to every packet.
+    fn loads(&self) -> Option<(Reg, Field)> {
+        None
+    }
+
+    /// The registers from and to which it takes bits, and which, when that is all it does.
+    fn masks(&self) -> Option<(Reg, Reg, &[u8])> {
+        None
+    }
+
+    /// The register and the value that it compares, and whether the rule goes on when they are equal or when they are not; when that is
+    /// all it does.
+    fn compares(&self) -> Option<(Reg, &[u8], bool)> {
+        None
     }
 
     /// Connections must be tracked for it.

@@ -2,7 +2,7 @@
 //!
 //! A [`Netfilter`] belongs to one network namespace. Messages go in and answers come out ([`Netfilter::request`]); packets
 //! come by at the hooks of the stack ([`uml_net::hook`]). [`model`] is the ruleset, [`expr`] what rules are made of, [`machine`]
-//! judges by them, [`transaction`] changes them, [`dump`] shows them, [`conntrack`] knows connections.
+//! judges by them ([`guard`] is what rules ask first), [`transaction`] changes them, [`dump`] shows them, [`conntrack`] knows connections.
 //!
 //! Neighbours: `uml-net` below, whose packets are judged; `uml-inet` above, which makes a netlink protocol of this. Sockets
 //! and tasks do not belong here.
@@ -16,6 +16,9 @@ pub mod conntrack;
 mod ctnetlink;
 mod dump;
 pub mod expr;
+pub mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod log;
 pub mod machine;
 pub mod message;

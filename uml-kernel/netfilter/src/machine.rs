@@ -14,6 +14,7 @@ use uml_net::wire::{ipv4, ipv6, proto};
 use crate::Netfilter;
 use crate::conntrack::Conntrack;
 use crate::expr::{Operation, REGISTERS, Reg, Step};
+use crate::guard::{Guards, Loaded};
 use crate::model::{Chain, ChainKind, Ruleset, Table, family};
 use crate::set::Set;
 
@@ -60,6 +61,8 @@ pub struct Compiled {
     /// By family (IPv4, IPv6) and hook.
     stages: [[Vec<Stage>; Hook::COUNT]; 2],
     chains: ById<Arc<Chain>>,
+    /// What the rules of each chain ask first.
+    guards: ById<Guards>,
     sets: ById<Arc<Set>>,
     objects: ById<Arc<dyn Operation>>,
     /// Connections are tracked.
@@ -86,6 +89,7 @@ impl Compiled {
             }
             for chain in &t.chains {
                 c.chains.insert(chain.id, chain.clone());
+                c.guards.insert(chain.id, Guards::new(chain));
                 if chain.rules.iter().any(|r| r.exprs.iter().any(|e| e.tracks())) {
                     both(&mut tracks);
                 }
@@ -130,6 +134,13 @@ impl Compiled {
             }
         }
         c
+    }
+
+    /// The same, every rule of which is evaluated.
+    #[cfg(test)]
+    pub fn without_guards(mut self) -> Compiled {
+        self.guards.clear();
+        self
     }
 
     /// Bit n for a hook n where anything happens.
@@ -285,7 +296,15 @@ impl<'a> Machine<'a> {
     fn chain(&mut self, base: &'a Arc<Chain>) -> Step {
         let mut stack: [Option<(&'a Chain, usize)>; DEPTH_MAX] = [None; DEPTH_MAX];
         let (mut depth, mut chain, mut at) = (0, &**base, 0);
+        let rules = self.rules;
+        let mut guards = rules.guards.get(&chain.id);
+        let mut loaded = Loaded::default();
         loop {
+            if let Some(g) = guards {
+                at = g.next(at, self, &mut loaded);
+                // The rule may change the packet.
+                loaded.forget();
+            }
             let step = match chain.rules.get(at) {
                 Some(rule) => {
                     let mut step = Step::Next;
@@ -312,6 +331,7 @@ impl<'a> Machine<'a> {
                         depth += 1;
                     }
                     (chain, at) = (&**next, 0);
+                    guards = rules.guards.get(&chain.id);
                 }
                 Step::Return => {
                     if depth == 0 {
@@ -322,6 +342,7 @@ impl<'a> Machine<'a> {
                         Some(back) => (chain, at) = back,
                         None => break,
                     }
+                    guards = rules.guards.get(&chain.id);
                 }
             }
         }

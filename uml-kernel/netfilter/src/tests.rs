@@ -20,17 +20,17 @@ impl Clock for Still {
     }
 }
 
-fn namespace() -> (Arc<Netfilter>, Arc<Stack>) {
+pub(crate) fn namespace() -> (Arc<Netfilter>, Arc<Stack>) {
     (Netfilter::new(), Stack::new(Arc::new(Still), [7; 32]))
 }
 
 const TO: To = To { seq: 5, portid: 9, generation: 0 };
 
-fn asker() -> Asker {
+pub(crate) fn asker() -> Asker {
     Asker { portid: 9, extended: true, ..Asker::default() }
 }
 
-fn batch(messages: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn batch(messages: &[Vec<u8>]) -> Vec<u8> {
     let mark = |k: u16| {
         let mut o = dump::begin(k, flag::REQUEST, 0, TO);
         o.0[18..20].copy_from_slice(&10u16.to_be_bytes());
@@ -44,17 +44,17 @@ fn batch(messages: &[Vec<u8>]) -> Vec<u8> {
     all
 }
 
-fn message(k: u8, flags: u16, f: impl FnOnce(&mut Out)) -> Vec<u8> {
+pub(crate) fn message(k: u8, flags: u16, f: impl FnOnce(&mut Out)) -> Vec<u8> {
     let mut o = dump::begin(kind::of(k), flag::REQUEST | flags, family::IPV4, TO);
     f(&mut o);
     dump::end(o)
 }
 
-fn table(name: &str) -> Vec<u8> {
+pub(crate) fn table(name: &str) -> Vec<u8> {
     message(kind::NEWTABLE, flag::CREATE, |o| o.text(1, name))
 }
 
-fn chain(table: &str, name: &str) -> Vec<u8> {
+pub(crate) fn chain(table: &str, name: &str) -> Vec<u8> {
     message(kind::NEWCHAIN, flag::CREATE, |o| {
         o.text(1, table);
         o.text(3, name);

@@ -90,6 +90,10 @@ impl Operation for Cmp {
         Datum::Value(self.value.clone()).dump(3, o, t);
     }
 
+    fn compares(&self) -> Option<(Reg, &[u8], bool)> {
+        (self.op <= 1).then_some((self.sreg, &self.value, self.op == 0))
+    }
+
     fn eval(&self, m: &mut Machine<'_>) -> Step {
         let (a, b) = (m.load(self.sreg, self.value.len()), &self.value[..]);
         let holds = match self.op {
@@ -211,6 +215,15 @@ impl Operation for Bitwise {
                 o.be32(6, 2);
                 shift(o, *n);
             }
+        }
+    }
+
+    fn masks(&self) -> Option<(Reg, Reg, &[u8])> {
+        match &self.op {
+            BitOp::MaskXor(mask, xor) if xor.iter().all(|b| *b == 0) => {
+                Some((self.sreg, self.dreg, mask))
+            }
+            _ => None,
         }
     }
 

@@ -13,6 +13,7 @@ use uml_net::wire::{ipv4, ipv6, proto};
 
 use super::{Expr, Operation, Reg, Step, length};
 use crate::attr::{Attrs, Out, Outcome};
+use crate::guard::{Field, Place};
 use crate::machine::Machine;
 use crate::model::{Base, Table, family};
 
@@ -107,6 +108,15 @@ impl Operation for PayloadGet {
         o.be32(2, self.from as u32);
         o.be32(3, self.offset as u32);
         o.be32(4, self.len as u32);
+    }
+
+    fn loads(&self) -> Option<(Reg, Field)> {
+        let place = match self.from {
+            From::Network => Place::Network(self.offset),
+            From::Transport => Place::Transport(self.offset),
+            From::Link | From::Inner => return None,
+        };
+        Some((self.dreg, Field { place, len: self.len }))
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
@@ -324,6 +334,15 @@ impl Operation for MetaGet {
     fn dump(&self, o: &mut Out, _: &Table) {
         o.be32(2, self.key);
         o.be32(1, self.dreg.number());
+    }
+
+    fn loads(&self) -> Option<(Reg, Field)> {
+        let place = match self.key {
+            key::L4PROTO => Place::Protocol,
+            key::NFPROTO => Place::Family,
+            _ => return None,
+        };
+        Some((self.dreg, Field { place, len: 1 }))
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
