@@ -63,6 +63,20 @@ pub fn write_array<T: IntoBytes + Immutable>(task: &Task, addr: u64, v: &[T]) ->
     task.mm()?.write(addr, v.as_bytes())
 }
 
+/// Reads words from several places with one copy; `EFAULT` when one of them is not there. Lengths are in words.
+pub fn read_words(task: &Task, places: &[(u64, usize)]) -> Result<Vec<u64>> {
+    let ranges: Vec<(u64, usize)> = places.iter().map(|&(at, n)| (at, n * 8)).collect();
+    let mut v = vec![0u64; places.iter().map(|p| p.1).sum()];
+    let buf = v.as_mut_slice().as_mut_bytes();
+    if task.mm()?.read_ranges(&ranges, buf) == buf.len() { Ok(v) } else { Err(EFAULT) }
+}
+
+/// Writes words to several places with one copy; returns how many bytes went before a place that is not there.
+pub fn write_words(task: &Task, places: &[(u64, usize)], v: &[u64]) -> Result<usize> {
+    let ranges: Vec<(u64, usize)> = places.iter().map(|&(at, n)| (at, n * 8)).collect();
+    Ok(task.mm()?.write_ranges(&ranges, v.as_bytes()))
+}
+
 /// Reads `len` bytes.
 pub fn read_bytes(task: &Task, addr: u64, len: usize) -> Result<Vec<u8>> {
     read_array::<u8>(task, addr, len)

@@ -211,6 +211,32 @@ impl Mm {
         if self.write_partial(addr, buf) == buf.len() { Ok(()) } else { Err(EFAULT) }
     }
 
+    /// Copies the guest's `ranges`, in order, into `buf`, with one host call; returns how many bytes came before the first
+    /// inaccessible page.
+    pub fn read_ranges(&self, ranges: &[(u64, usize)], buf: &mut [u8]) -> usize {
+        let reach = self.reach(ranges).min(buf.len());
+        if reach == 0 { 0 } else { self.space.read_vectored(ranges, &mut buf[..reach]) }
+    }
+
+    /// As [`Mm::read_ranges`], from `buf` to the ranges.
+    pub fn write_ranges(&self, ranges: &[(u64, usize)], buf: &[u8]) -> usize {
+        let reach = self.reach(ranges).min(buf.len());
+        if reach == 0 { 0 } else { self.space.write_vectored(ranges, &buf[..reach]) }
+    }
+
+    /// Bytes of the ranges before the first that the guest cannot have.
+    fn reach(&self, ranges: &[(u64, usize)]) -> usize {
+        let mut all = 0;
+        for &(addr, len) in ranges {
+            let n = self.clamp(addr, len);
+            all += n;
+            if n < len {
+                break;
+            }
+        }
+        all
+    }
+
     /// `start..end` rounded out to pages; `EINVAL` for a misaligned start, a zero length or
     /// addresses outside the guest's range.
     pub fn range(&self, addr: u64, len: u64) -> Result<(u64, u64)> {

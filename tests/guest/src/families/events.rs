@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 cases! {
-    poll_basics, poll_errors, ppoll_mask, select_basics, select_errors, pselect, sleeping_poll_woken, epoll_level, epoll_edge, epoll_oneshot,
+    poll_basics, poll_errors, ppoll_mask, select_basics, select_errors, select_places, pselect, sleeping_poll_woken, epoll_level, epoll_edge, epoll_oneshot,
     epoll_exclusive, epoll_ctl_errors, epoll_nested, epoll_close_and_dup, epoll_order_and_batches, epoll_pwait, epoll_many, epoll_kinds_refused, epoll_fdinfo,
     eventfd_basics, eventfd_semaphore, eventfd_limits, eventfd_poll, timerfd_basics, timerfd_interval, timerfd_absolute, timerfd_errors, timerfd_cancel,
     wait_by_two, kcmp_epoll,
@@ -161,6 +161,57 @@ fn select_errors() {
         c!(libc::select(0, null, null, null, &mut libc::timeval { tv_sec: 0, tv_usec: 1_500_000 })),
     );
     say("bad pointer", sc!(libc::SYS_select, 10, 8, 0, 0, 0));
+}
+
+/// What is found first when several places are wrong, and what is written all the same.
+fn select_places() {
+    let (r, w) = pipe();
+    write(w, b"x");
+    let page = || unsafe {
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0) as u64
+    };
+    let put = |at: u64, words: &[i64]| {
+        for (i, n) in words.iter().enumerate() {
+            unsafe { ((at + 8 * i as u64) as *mut i64).write(*n) };
+        }
+    };
+    let get = |at: u64, i: u64| unsafe { ((at + 8 * i) as *const i64).read() };
+    let n = r.max(w) as i64 + 1;
+    let (time, reading, writing) = (page(), page(), page());
+    let reset = || {
+        put(time, &[100, 0]);
+        put(reading, &[1 << r]);
+        put(writing, &[1 << w]);
+    };
+    for call in [libc::SYS_select, libc::SYS_pselect6] {
+        let ask = |n: i64, r: u64, w: u64, t: u64| sc!(call, n, r, w, 0, t, 0);
+        reset();
+        say("all is well", ask(n, reading, writing, time));
+        say("sets", get(reading, 0) == 1 << r && get(writing, 0) == 1 << w);
+        say("time went on", get(time, 0) == 99);
+        reset();
+        put(time, &[-1, 0]);
+        say("time and set are wrong", ask(n, 8, writing, time));
+        say("bad time and bad count", ask(-1, reading, writing, 16));
+        reset();
+        say("bad count and bad set", ask(-1, 8, writing, time));
+        say("bad set", ask(n, reading, 8, time));
+        say("time after an error", get(time, 0) == 99);
+        reset();
+        put(reading, &[1 << r | 1 << 60]);
+        say("bad descriptor, bad set", ask(61, reading, 8, time));
+        say("bad descriptor", ask(61, reading, writing, time));
+        say("sets after an error", get(reading, 0) == (1 << r | 1 << 60));
+        for (what, at) in [("time", time), ("first set", reading), ("second set", writing)] {
+            reset();
+            unsafe { libc::mprotect(at as *mut _, 4096, libc::PROT_READ) };
+            say(&format!("{what} cannot be written"), ask(n, reading, writing, time));
+            say("time went on", get(time, 0) == 99);
+            unsafe { libc::mprotect(at as *mut _, 4096, libc::PROT_READ | libc::PROT_WRITE) };
+        }
+    }
 }
 
 fn pselect() {
