@@ -1,12 +1,13 @@
 //! Vector network interfaces, `vecN` (shared interface specification, network).
 //!
 //! [`spec`] is the option syntax, [`open`] the host side of each transport, [`frame`] what stands in front
-//! of frames, [`device`] the interface, [`user`] the one whose host side is a router in this process; here is the
+//! of frames, [`device`] the interface and [`receive`] how it takes frames, [`user`] the one whose host side is a router in this process; here is the
 //! family: boot, `config`.
 
 pub mod device;
 pub mod frame;
 pub(crate) mod open;
+mod receive;
 mod resolvers;
 mod router;
 pub mod spec;

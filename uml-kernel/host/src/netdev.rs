@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -495,6 +496,21 @@ pub fn wait(
     let stopped = fds[1].revents().is_some_and(|r| !r.is_empty());
     let bad = PollFlags::POLLIN | PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
     Ok((got.intersects(bad), got.contains(PollFlags::POLLOUT), stopped))
+}
+
+/// Waits until `stop` is readable, not longer than `limit`; true when it is.
+pub fn pause(stop: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<bool> {
+    use nix::sys::time::TimeSpec;
+    let end = limit.map(|l| Instant::now() + l);
+    loop {
+        let left = end.map(|e| TimeSpec::from(e.saturating_duration_since(Instant::now())));
+        let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
+        match nix::poll::ppoll(&mut fds, left, None) {
+            Ok(n) => return Ok(n > 0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// An event that a waiting thread is told by.

@@ -75,6 +75,12 @@ pub trait Device: Send + Sync {
     /// waits until the device calls [`Interface::resume`].
     fn transmit(&self, batch: &mut VecDeque<Packet>) -> Sent;
 
+    /// Packets were sent in this step: takes what the other end has answered already, without waiting for more. The answer to
+    /// who sleeps for it then needs no other thread.
+    fn answers(&self, cx: &mut Cx, iface: &Arc<Interface>) {
+        let _ = (cx, iface);
+    }
+
     /// The hardware address changes; `EOPNOTSUPP` when it cannot.
     fn set_mac(&self, mac: Mac) -> Result<()> {
         let _ = mac;
@@ -522,25 +528,28 @@ impl Interface {
         stack.enter(|cx| cx.touch(self));
     }
 
-    /// Empties the queue, unless somebody else does: then that one takes what is there now, too.
-    pub(crate) fn drain(self: &Arc<Self>, cx: &mut Cx) {
+    /// Empties the queue, unless somebody else does: then that one takes what is there now, too. True when a device was given
+    /// packets.
+    pub(crate) fn drain(self: &Arc<Self>, cx: &mut Cx) -> bool {
+        let mut sent = false;
         loop {
             if self.stopped.load(Ordering::SeqCst) || self.draining.swap(true, Ordering::SeqCst) {
-                return;
+                return sent;
             }
-            self.drain_as_owner(cx);
+            sent |= self.drain_as_owner(cx);
             self.draining.store(false, Ordering::SeqCst);
             if self.queue.lock().is_empty() || self.stopped.load(Ordering::SeqCst) {
-                return;
+                return sent;
             }
         }
     }
 
-    fn drain_as_owner(self: &Arc<Self>, cx: &mut Cx) {
+    fn drain_as_owner(self: &Arc<Self>, cx: &mut Cx) -> bool {
+        let mut any = false;
         loop {
             let mut batch = std::mem::take(&mut *self.queue.lock());
             if batch.is_empty() {
-                return;
+                return any;
             }
             if self.link == Link::Loopback {
                 while let Some(p) = batch.pop_front() {
@@ -560,6 +569,7 @@ impl Interface {
             }
             let resumed = self.resumed.load(Ordering::SeqCst);
             let sent = self.device.transmit(&mut batch);
+            any |= sent.packets > 0;
             count(&self.counters.tx_packets, sent.packets);
             count(&self.counters.tx_bytes, sent.bytes);
             count(&self.counters.tx_errors, sent.errors);
@@ -573,7 +583,7 @@ impl Interface {
                 drop(q);
                 // There may be room again before it was noted here that there was none.
                 if self.resumed.load(Ordering::SeqCst) == resumed {
-                    return;
+                    return any;
                 }
                 self.stopped.store(false, Ordering::SeqCst);
             }

@@ -347,7 +347,7 @@ impl Stack {
         p.iface = iface.index;
         p.track = Track::None;
         if p.stamp == 0 {
-            p.stamp = self.realtime();
+            p.stamp = cx.arrival();
         }
         if iface.link != Link::Ethernet {
             self.tap(cx, iface, &p, false);

@@ -41,6 +41,8 @@ pub mod route;
 pub mod snmp;
 pub mod sock;
 pub mod stack;
+#[cfg(test)]
+mod step_tests;
 pub mod tap;
 pub mod tcp;
 mod tcp_listen;

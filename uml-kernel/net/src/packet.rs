@@ -106,10 +106,12 @@ impl Frag {
     }
 }
 
-/// A sequence of fragments.
+/// A sequence of fragments. The first has a place of its own: most have no other, and need no list.
 #[derive(Clone, Default)]
 pub struct Data {
-    frags: VecDeque<Frag>,
+    first: Option<Frag>,
+    /// Empty without a first one.
+    rest: VecDeque<Frag>,
     len: usize,
 }
 
@@ -142,12 +144,12 @@ impl Data {
 
     /// The fragments in order.
     pub fn frags(&self) -> impl Iterator<Item = &Frag> {
-        self.frags.iter()
+        self.first.iter().chain(&self.rest)
     }
 
     /// Number of fragments.
     pub fn pieces(&self) -> usize {
-        self.frags.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     /// Appends a fragment.
@@ -156,15 +158,16 @@ impl Data {
             return;
         }
         self.len += f.len();
-        match self.frags.back_mut() {
+        match self.rest.back_mut().or(self.first.as_mut()) {
             Some(last) if last.joins(&f) => last.len += f.len,
-            _ => self.frags.push_back(f),
+            Some(_) => self.rest.push_back(f),
+            None => self.first = Some(f),
         }
     }
 
     /// Appends all of `other`.
     pub fn append(&mut self, other: Data) {
-        for f in other.frags {
+        for f in other.first.into_iter().chain(other.rest) {
             self.push(f);
         }
     }
@@ -174,13 +177,13 @@ impl Data {
         let mut n = n.min(self.len);
         self.len -= n;
         while n > 0 {
-            let Some(f) = self.frags.front_mut() else { return };
+            let Some(f) = &mut self.first else { return };
             if f.len() > n {
                 f.advance(n);
                 return;
             }
             n -= f.len();
-            self.frags.pop_front();
+            self.first = self.rest.pop_front();
         }
     }
 
@@ -188,7 +191,7 @@ impl Data {
     pub fn truncate(&mut self, n: usize) {
         while self.len > n {
             let over = self.len - n;
-            let Some(f) = self.frags.back_mut() else { return };
+            let Some(f) = self.rest.back_mut().or(self.first.as_mut()) else { return };
             if f.len() > over {
                 let keep = f.len() - over;
                 f.truncate(keep);
@@ -196,7 +199,9 @@ impl Data {
                 return;
             }
             self.len -= f.len();
-            self.frags.pop_back();
+            if self.rest.pop_back().is_none() {
+                self.first = None;
+            }
         }
     }
 
@@ -204,7 +209,7 @@ impl Data {
     pub fn part(&self, from: usize, len: usize) -> Data {
         let mut out = Data::new();
         let (mut skip, mut left) = (from, len);
-        for f in &self.frags {
+        for f in self.frags() {
             if left == 0 {
                 break;
             }
@@ -223,7 +228,7 @@ impl Data {
     /// Copies bytes from the front into `out`; returns how many.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let mut at = 0;
-        for f in &self.frags {
+        for f in self.frags() {
             let n = f.len().min(out.len() - at);
             out[at..at + n].copy_from_slice(&f.bytes()[..n]);
             at += n;
@@ -243,14 +248,14 @@ impl Data {
 
     /// Adds the bytes to a checksum.
     pub fn sum(&self, s: &mut Sum) {
-        for f in &self.frags {
+        for f in self.frags() {
             s.add(f.bytes());
         }
     }
 
     /// Memory that the fragments keep alive, roughly: a slab shared by several counts for each.
     pub fn held(&self) -> usize {
-        self.frags.iter().map(|f| f.len() + 256).sum()
+        self.frags().map(|f| f.len() + 256).sum()
     }
 }
 
@@ -319,6 +324,14 @@ impl Packet {
         let mut head = Vec::with_capacity(HEADROOM + 128);
         head.resize(HEADROOM, 0);
         Packet { head, start: HEADROOM, net: HEADROOM, data, ..Packet::default() }
+    }
+
+    /// A packet of a whole frame, all of it contiguous: for small ones, of which that is one block of memory.
+    pub fn contiguous(frame: &[u8]) -> Packet {
+        let mut head = Vec::with_capacity(HEADROOM + frame.len());
+        head.resize(HEADROOM, 0);
+        head.extend_from_slice(frame);
+        Packet { head, start: HEADROOM, net: HEADROOM, ..Packet::default() }
     }
 
     /// Headers so far, to be appended to.

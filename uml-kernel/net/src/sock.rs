@@ -220,14 +220,24 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Whether a datagram of `len` bytes would be taken: one always is when nothing waits.
+    pub fn has_room(&self, len: usize, rcvbuf: usize) -> bool {
+        let cost = len + OVERHEAD;
+        !self.shut_read && (self.queue.is_empty() || self.bytes + cost <= rcvbuf.max(cost))
+    }
+
+    /// Datagrams that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Queues a datagram unless the buffer is full. True when it was.
     pub fn put(&mut self, d: Datagram, rcvbuf: usize) -> bool {
-        let cost = d.data.len() + OVERHEAD;
-        if self.shut_read || self.bytes + cost > rcvbuf.max(cost) && !self.queue.is_empty() {
+        if !self.has_room(d.data.len(), rcvbuf) {
             self.drops += 1;
             return false;
         }
-        self.bytes += cost;
+        self.bytes += d.data.len() + OVERHEAD;
         self.queue.push_back(d);
         true
     }

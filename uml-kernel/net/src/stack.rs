@@ -29,6 +29,9 @@ use crate::wire::ethernet::Mac;
 /// Longest name of an interface.
 pub const NAME_MAX: usize = 15;
 
+/// A reader with as many datagrams before it does not miss those that are dropped, nor notice when they come a little later.
+const BACKLOG: usize = 128;
+
 /// A change that rtnetlink tells its listeners.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -57,6 +60,11 @@ pub struct Cx {
     pub now: Time,
     touched: Vec<Arc<Interface>>,
     wakes: Vec<(Arc<WaitQueue>, Events)>,
+    /// Interfaces were already asked for what came back meanwhile.
+    asked: bool,
+    refused: usize,
+    /// When the packets that this step takes arrived; 0 until there is one.
+    stamp: u64,
 }
 
 impl Cx {
@@ -81,6 +89,26 @@ impl Cx {
             Some((_, e)) => *e |= events,
             None => self.wakes.push((q.clone(), events)),
         }
+    }
+
+    /// A datagram was dropped whose reader has `waiting` others to read.
+    pub(crate) fn refused(&mut self, waiting: usize) {
+        if waiting >= BACKLOG {
+            self.refused += 1;
+        }
+    }
+
+    /// Nanoseconds since the epoch at which the packets of this step arrived: a batch is there before the step begins.
+    pub(crate) fn arrival(&mut self) -> u64 {
+        if self.stamp == 0 {
+            self.stamp = self.stack.realtime();
+        }
+        self.stamp
+    }
+
+    /// How many packets of this step were for readers that have enough to do without them.
+    pub fn surplus(&self) -> usize {
+        self.refused
     }
 
     /// Wakes now; no socket lock is held.
@@ -180,12 +208,25 @@ impl Stack {
             None => unreachable!("a borrowed namespace lives"),
         };
         let now = stack.now();
-        let mut cx = Cx { stack, now, touched: Vec::new(), wakes: Vec::new() };
+        let mut cx = Cx {
+            stack,
+            now,
+            touched: Vec::new(),
+            wakes: Vec::new(),
+            asked: false,
+            refused: 0,
+            stamp: 0,
+        };
         let r = f(&mut cx);
         cx.wake();
         while let Some(i) = cx.touched.pop() {
-            i.drain(&mut cx);
+            let sent = i.drain(&mut cx);
             cx.wake();
+            // Once a step: what is sent in answer to an answer is the receiving thread's.
+            if sent && !std::mem::replace(&mut cx.asked, true) {
+                i.device.answers(&mut cx, &i);
+                cx.wake();
+            }
         }
         r
     }

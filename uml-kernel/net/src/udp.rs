@@ -26,7 +26,8 @@ pub const MAX_V6: usize = 65_527;
 /// UDP sockets by port.
 pub struct UdpTable {
     pub ports: Ports,
-    by_port: RwLock<HashMap<u16, Vec<Arc<UdpSocket>>>>,
+    /// Lists are replaced, not changed, so that a packet takes one as it is.
+    by_port: RwLock<HashMap<u16, Arc<Vec<Arc<UdpSocket>>>>>,
 }
 
 impl Default for UdpTable {
@@ -38,7 +39,7 @@ impl Default for UdpTable {
 impl UdpTable {
     /// Every bound socket.
     pub fn list(&self) -> Vec<Arc<UdpSocket>> {
-        self.by_port.read().values().flatten().cloned().collect()
+        self.by_port.read().values().flat_map(|l| l.iter()).cloned().collect()
     }
 }
 
@@ -170,7 +171,7 @@ impl UdpSocket {
         self.names.lock().local = SocketAddr::new(addr.ip(), port);
         inner.bound = true;
         if let Some(me) = self.me.upgrade() {
-            t.by_port.write().entry(port).or_default().push(me);
+            Arc::make_mut(t.by_port.write().entry(port).or_default()).push(me);
         }
         Ok(())
     }
@@ -418,6 +419,7 @@ impl UdpSocket {
             self.stack.udp.ports.release(port, self.id);
             let mut t = self.stack.udp.by_port.write();
             if let Some(list) = t.get_mut(&port) {
+                let list = Arc::make_mut(list);
                 list.retain(|s| s.id != self.id);
                 if list.is_empty() {
                     t.remove(&port);
@@ -474,6 +476,18 @@ impl UdpSocket {
             score += 4;
         }
         Some(score)
+    }
+
+    /// True when there is no room for a datagram of `len` bytes, which is then counted as dropped.
+    fn refuses(&self, cx: &mut Cx, len: usize) -> bool {
+        let rcvbuf = self.opts.lock().rcvbuf;
+        let mut inner = self.inner.lock();
+        if inner.inbox.has_room(len, rcvbuf) {
+            return false;
+        }
+        inner.inbox.drops += 1;
+        cx.refused(inner.inbox.waiting());
+        true
     }
 
     fn deliver(&self, cx: &mut Cx, d: Datagram) -> bool {
@@ -542,19 +556,13 @@ impl Stack {
             self.udp_flood(cx, iface, &candidates, &d);
             return;
         }
-        let mut best: Option<u32> = None;
-        let mut group: Vec<&Arc<UdpSocket>> = Vec::new();
-        for s in &candidates {
-            let Some(score) = s.score(src, to.dst, iface.index) else { continue };
-            if best.is_none_or(|b| score > b) {
-                best = Some(score);
-                group.clear();
-            }
-            if best == Some(score) {
-                group.push(s);
-            }
-        }
-        let Some(first) = group.last().copied() else {
+        let score = |s: &UdpSocket| s.score(src, to.dst, iface.index);
+        let best = candidates.iter().filter_map(|s| score(s)).max();
+        // Those that fit equally well; most often there is one candidate, which is not looked at again.
+        let fits = |s: &&Arc<UdpSocket>| candidates.len() == 1 || score(s) == best;
+        let mut group = candidates.iter().filter(fits);
+        let last = best.and_then(|_| group.clone().next_back());
+        let Some(last) = last else {
             self.snmp.udp_no_ports.inc();
             if !to.broadcast {
                 let (kind, code) = if to.dst.is_ipv4() {
@@ -566,13 +574,20 @@ impl Stack {
             }
             return;
         };
-        let s = if group.len() > 1 && first.opts.lock().reuse_port {
+        let s = if candidates.len() > 1 && last.opts.lock().reuse_port {
             // The group shares by a hash of the flow.
-            let n = self.flow_hash(src, SocketAddr::new(to.dst, h.dst)) % group.len() as u64;
-            group[n as usize]
+            let n =
+                self.flow_hash(src, SocketAddr::new(to.dst, h.dst)) % group.clone().count() as u64;
+            group.nth(n as usize).unwrap_or(last)
         } else {
-            first
+            last
         };
+        if gso == 0 && s.refuses(cx, h.len - wire::HEADER) {
+            // Before anything is done for it: a flood must not take the time that its reader needs.
+            self.snmp.udp_rcvbuf_errors.inc();
+            self.snmp.udp_in_errors.inc();
+            return;
+        }
         let data = p.take_payload(to.header_len + wire::HEADER);
         let d = Datagram {
             src,

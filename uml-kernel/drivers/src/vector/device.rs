@@ -9,20 +9,16 @@ use std::thread::JoinHandle;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Mutex, Rank, pr_err};
-use uml_host::netdev::{self, Signal};
-use uml_net::gro::Joiner;
+use uml_base::{Mutex, Rank};
+use uml_host::netdev;
 use uml_net::interface::{Device, Features, Interface, Sent};
-use uml_net::packet::{Data, Frag, Packet, SLAB, Slab};
-use uml_net::stack::Stack;
+use uml_net::packet::Packet;
+use uml_net::stack::{Cx, Stack};
 use uml_net::wire::ethernet::Mac;
-use uml_net::wire::vnet::Vnet;
 
-use super::frame::{self, Encap};
+use super::frame::Header;
 use super::open::{Endpoint, Failed};
-
-/// Frames shorter than this are copied out of the receive buffer, so that it can be used again.
-const COPY_BREAK: usize = 2048;
+use super::receive::Shared;
 
 /// Counters of ethtool.
 #[derive(Default)]
@@ -54,12 +50,14 @@ pub struct Shape {
 /// An interface with a host side.
 pub struct VectorDevice {
     me: Weak<VectorDevice>,
-    shape: Shape,
+    pub(super) shape: Shape,
     host: Box<dyn HostSide>,
     mac: Mutex<Mac>,
     open: Mutex<Option<Open>>,
+    /// What the host was asked for when the transport has the header, and what it does while the interface is up.
+    offload: AtomicBool,
     pub stats: Stats,
-    complained: AtomicBool,
+    pub(super) complained: AtomicBool,
 }
 
 struct Open {
@@ -68,20 +66,12 @@ struct Open {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
-    stop: Signal,
-    stopping: AtomicBool,
-    /// Transmission waits for room.
-    blocked: AtomicBool,
-    /// A hard error: nothing moves until the interface is opened again.
-    dead: AtomicBool,
-}
-
 impl VectorDevice {
     /// A device, closed.
     pub fn new(shape: Shape, host: Box<dyn HostSide>, mac: Mac) -> Arc<VectorDevice> {
         Arc::new_cyclic(|me| VectorDevice {
             me: me.clone(),
+            offload: AtomicBool::new(shape.offload),
             shape,
             host,
             mac: Mutex::new(Rank::LEAF, mac),
@@ -94,181 +84,64 @@ impl VectorDevice {
     fn current(&self) -> Option<(Arc<Endpoint>, Arc<Shared>)> {
         self.open.lock().as_ref().map(|o| (o.end.clone(), o.shared.clone()))
     }
-
-    fn receive(&self, end: &Endpoint, shared: &Shared, iface: &Arc<Interface>, stack: &Arc<Stack>) {
-        use std::os::fd::AsFd;
-        // Batches need a buffer for each frame; only what frames fill is ever touched.
-        let many = if self.shape.batches && end.rx_socket { self.shape.depth } else { 1 };
-        let mut slabs: Vec<Slab> = (0..many).map(|_| Slab::new(SLAB)).collect();
-        let mut lens = Vec::new();
-        let mut joiner = Joiner::default();
-        loop {
-            let blocked = shared.blocked.load(Ordering::SeqCst);
-            // Only a transmit side that is the receive side can be waited for here; others are tried
-            // again with the next frame.
-            let ready = netdev::wait(end.rx.as_fd(), shared.stop.fd(), blocked);
-            let Ok((readable, writable, signalled)) = ready else { return };
-            if signalled {
-                shared.stop.clear();
-                if shared.stopping.load(Ordering::SeqCst) {
-                    return;
-                }
-            }
-            if blocked && writable {
-                shared.blocked.store(false, Ordering::SeqCst);
-                iface.resume(stack);
-            }
-            if !readable {
-                continue;
-            }
-            let hard = self.receive_batch(end, &mut slabs, &mut lens, &mut joiner);
-            let batch = joiner.finish();
-            if !batch.is_empty() {
-                stack.enter(|cx| {
-                    for p in batch {
-                        stack.receive(cx, iface, p);
-                    }
-                });
-            }
-            if let Some(e) = hard {
-                self.died(shared, &e);
-                return;
-            }
-        }
-    }
-
-    /// Takes up to `depth` frames; the error is one that ends reception.
-    fn receive_batch(
-        &self,
-        end: &Endpoint,
-        slabs: &mut [Slab],
-        lens: &mut Vec<usize>,
-        joiner: &mut Joiner,
-    ) -> Option<std::io::Error> {
-        let mut seen = 0;
-        while seen < self.shape.depth {
-            let r = match &mut *slabs {
-                [one] => netdev::recv(&end.rx, one.bytes_mut(), end.rx_socket).map(|n| {
-                    lens.clear();
-                    lens.push(n);
-                }),
-                all => netdev::recv_many(&end.rx, all.iter_mut().map(Slab::bytes_mut), lens),
-            };
-            match r {
-                Ok(()) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return None,
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                // What a datagram of ours met (ICMP) is no reason to stop.
-                Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED) => continue,
-                Err(e) => return Some(e),
-            }
-            for (slab, n) in slabs.iter_mut().zip(lens.iter().copied()) {
-                if n == 0 && end.ends {
-                    return Some(std::io::Error::from(ErrorKind::UnexpectedEof));
-                }
-                self.frame(end, slab, n, joiner);
-            }
-            seen += lens.len();
-            // Fewer than there was room for: nothing is left.
-            if lens.len() < slabs.len() {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// A received frame without what stood in front of it; the slab is replaced when the frame keeps it.
-    fn frame(&self, end: &Endpoint, slab: &mut Slab, n: usize, joiner: &mut Joiner) {
-        let bytes = &slab.bytes_mut()[..n];
-        let skip = match end.encap.check(bytes) {
-            Ok(s) if s <= n => s,
-            Ok(_) => return,
-            Err(e) => {
-                self.stats.rx_encaps_errors.fetch_add(1, Ordering::Relaxed);
-                if !self.complained.swap(true, Ordering::Relaxed) {
-                    pr_err!("{}: {}", self.shape.name, e.0);
-                }
-                return;
-            }
-        };
-        // A host that knows what it joined says so; what others bring is joined here.
-        if !matches!(end.encap, Encap::Vnet) && joiner.frame(&bytes[skip..]) {
-            return;
-        }
-        let head = if matches!(end.encap, Encap::Vnet) { Vnet::parse(bytes).ok() } else { None };
-        let data = if n - skip < COPY_BREAK {
-            Data::copy_of(&bytes[skip..])
-        } else {
-            let full = std::mem::replace(slab, Slab::new(SLAB));
-            let mut f = Frag::new(full, n);
-            f.advance(skip);
-            let mut d = Data::new();
-            d.push(f);
-            d
-        };
-        let mut p = Packet::new(data);
-        if let Some(v) = head {
-            frame::apply(&v, &mut p);
-        }
-        joiner.packet(p);
-    }
-
-    fn died(&self, shared: &Shared, e: &std::io::Error) {
-        if !shared.dead.swap(true, Ordering::SeqCst) {
-            pr_err!(
-                "{}: host side failed: {e}; set the interface down and up again",
-                self.shape.name
-            );
-        }
-    }
 }
+
+/// Pieces of most frames: the transport's header, the frame's, data.
+const PIECES: usize = 4;
 
 /// Sends frames from the front of a queue, up to `many` with one call; how many were taken.
 fn send(end: &Endpoint, queue: &VecDeque<Packet>, many: usize) -> std::io::Result<usize> {
     let n = queue.len().min(many);
-    let headers: Vec<Vec<u8>> = queue.iter().take(n).map(|p| end.encap.header(p)).collect();
-    let frames: Vec<Vec<IoSlice<'_>>> = queue
-        .iter()
-        .zip(&headers)
-        .map(|(p, header)| {
-            let mut parts = Vec::with_capacity(2 + p.data.pieces());
-            if !header.is_empty() {
-                parts.push(IoSlice::new(header));
-            }
-            parts.push(IoSlice::new(p.head()));
-            parts.extend(p.data.frags().map(|f| IoSlice::new(f.bytes())));
-            parts
-        })
-        .collect();
-    let taken = match frames.as_slice() {
-        [one] => netdev::send(&end.tx, one, end.to.as_ref(), end.tx_socket).map(|()| 1),
-        all => netdev::send_many(&end.tx, all, end.to.as_ref()),
+    let taken = match queue.front() {
+        Some(p) if n == 1 => send_one(end, p).map(|()| 1),
+        _ => send_many(end, queue, n),
     };
     end.encap.take_back(n - taken.as_ref().map_or(0, |t| *t).min(n));
     taken
 }
 
+fn send_one(end: &Endpoint, p: &Packet) -> std::io::Result<()> {
+    let header = end.encap.header(p);
+    let pieces = pieces(header.bytes(), p);
+    let mut few = [IoSlice::new(&[]); PIECES];
+    let (all, n);
+    let parts = if p.data.pieces() + 2 <= PIECES {
+        n = few.iter_mut().zip(pieces).map(|(to, from)| *to = from).count();
+        &few[..n]
+    } else {
+        all = pieces.collect::<Vec<_>>();
+        &all[..]
+    };
+    netdev::send(&end.tx, parts, end.to.as_ref(), end.tx_socket)
+}
+
+fn send_many(end: &Endpoint, queue: &VecDeque<Packet>, n: usize) -> std::io::Result<usize> {
+    let headers: Vec<Header> = queue.iter().take(n).map(|p| end.encap.header(p)).collect();
+    let frames: Vec<Vec<IoSlice<'_>>> =
+        queue.iter().zip(&headers).map(|(p, h)| pieces(h.bytes(), p).collect()).collect();
+    netdev::send_many(&end.tx, &frames, end.to.as_ref())
+}
+
+/// What a frame consists of.
+fn pieces<'a>(header: &'a [u8], p: &'a Packet) -> impl Iterator<Item = IoSlice<'a>> {
+    let front = (!header.is_empty()).then_some(header).into_iter();
+    front.chain([p.head()]).chain(p.data.frags().map(|f| f.bytes())).map(IoSlice::new)
+}
+
 impl Device for VectorDevice {
     fn features(&self) -> Features {
-        // What the host was asked for when the transport has the header.
-        let offload = match self.current() {
-            Some((e, _)) => e.offload,
-            None => self.shape.offload,
-        };
+        let offload = self.offload.load(Ordering::Relaxed);
         Features { tx_csum: offload, tso4: offload, tso6: offload, uso: false }
     }
 
     fn open(&self, iface: &Arc<Interface>, stack: &Arc<Stack>) -> Result<()> {
         let mac = *self.mac.lock();
         let end = self.host.open(mac).map_err(|_| EINVAL)?;
-        let stop = Signal::new().map_err(|_| EMFILE)?;
+        // Batches need a buffer for each frame.
+        let many = if self.shape.batches && end.rx_socket { self.shape.depth } else { 1 };
+        let shared = Arc::new(Shared::new(many).map_err(|_| EMFILE)?);
+        self.offload.store(end.offload, Ordering::Relaxed);
         let end = Arc::new(end);
-        let shared = Arc::new(Shared {
-            stop,
-            stopping: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
-            dead: AtomicBool::new(false),
-        });
         let me = self.me.upgrade().ok_or(ENODEV)?;
         let (e, s, i, st) = (end.clone(), shared.clone(), iface.clone(), stack.clone());
         let thread = std::thread::Builder::new()
@@ -281,6 +154,7 @@ impl Device for VectorDevice {
 
     fn close(&self) {
         let Some(mut o) = self.open.lock().take() else { return };
+        self.offload.store(self.shape.offload, Ordering::Relaxed);
         o.shared.stopping.store(true, Ordering::SeqCst);
         o.shared.stop.raise();
         if let Some(t) = o.thread.take()
@@ -353,6 +227,12 @@ impl Device for VectorDevice {
             batch.pop_front();
         }
         sent
+    }
+
+    fn answers(&self, cx: &mut Cx, iface: &Arc<Interface>) {
+        if let Some((end, shared)) = self.current() {
+            self.look(&end, &shared, cx, iface);
+        }
     }
 
     fn set_mac(&self, mac: Mac) -> Result<()> {

@@ -38,41 +38,64 @@ fn next(t: &Tunnel, n: &AtomicU32) -> u32 {
     if t.pin_counter { 0 } else { n.fetch_add(1, Ordering::Relaxed).wrapping_add(1) }
 }
 
+/// Longest header in front of a frame: L2TPv3 over UDP with a cookie of eight bytes and a counter.
+const HEADER_MAX: usize = 20;
+
+/// The bytes in front of a frame, without a block of memory of their own.
+#[derive(Default)]
+pub struct Header {
+    bytes: [u8; HEADER_MAX],
+    len: usize,
+}
+
+impl Header {
+    fn put(&mut self, b: &[u8]) {
+        if let Some(to) = self.bytes.get_mut(self.len..self.len + b.len()) {
+            to.copy_from_slice(b);
+            self.len += b.len();
+        }
+    }
+
+    /// The header.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 impl Encap {
     /// The bytes in front of a frame that is sent.
-    pub fn header(&self, p: &Packet) -> Vec<u8> {
+    pub fn header(&self, p: &Packet) -> Header {
+        let mut h = Header::default();
         match self {
-            Encap::None => Vec::new(),
-            Encap::Vnet => describe(p).bytes().to_vec(),
+            Encap::None => {}
+            Encap::Vnet => h.put(&describe(p).bytes()),
             Encap::Gre(t, n) => {
-                let mut b = gre_flags(t).to_be_bytes().to_vec();
+                h.put(&gre_flags(t).to_be_bytes());
                 if let Some(k) = t.tx_id {
-                    b.extend_from_slice(&k.to_be_bytes());
+                    h.put(&k.to_be_bytes());
                 }
                 if t.counter {
-                    b.extend_from_slice(&next(t, n).to_be_bytes());
+                    h.put(&next(t, n).to_be_bytes());
                 }
-                b
             }
             Encap::L2tpv3(t, n) => {
-                let mut b = Vec::with_capacity(20);
                 if t.udp {
-                    b.extend_from_slice(&[0, 3, 0, 0]);
+                    h.put(&[0, 3, 0, 0]);
                 }
-                b.extend_from_slice(&t.tx_id.unwrap_or(0).to_be_bytes());
+                h.put(&t.tx_id.unwrap_or(0).to_be_bytes());
                 if let Some(c) = t.tx_cookie {
                     if t.cookie64 {
-                        b.extend_from_slice(&c.to_be_bytes());
+                        h.put(&c.to_be_bytes());
                     } else {
-                        b.extend_from_slice(&(c as u32).to_be_bytes());
+                        h.put(&(c as u32).to_be_bytes());
                     }
                 }
                 if t.counter {
-                    b.extend_from_slice(&next(t, n).to_be_bytes());
+                    h.put(&next(t, n).to_be_bytes());
                 }
-                b
             }
         }
+        h
     }
 
     /// The last `n` headers were not sent after all: their numbers are used again.
@@ -202,16 +225,16 @@ mod tests {
     fn headers_are_those_captured_from_the_stock_kernel() {
         let p = Packet::new(Data::new());
         let e = encap("0:transport=gre,tx_key=0x0a0b0c0d,rx_key=1,sequence=1");
-        assert_eq!(hex(&e.header(&p)), "300065580a0b0c0d00000001");
-        assert_eq!(hex(&e.header(&p)), "300065580a0b0c0d00000002");
+        assert_eq!(hex(e.header(&p).bytes()), "300065580a0b0c0d00000001");
+        assert_eq!(hex(e.header(&p).bytes()), "300065580a0b0c0d00000002");
         e.take_back(1);
-        assert_eq!(hex(&e.header(&p)), "300065580a0b0c0d00000002");
+        assert_eq!(hex(e.header(&p).bytes()), "300065580a0b0c0d00000002");
         let e = encap(
             "0:transport=l2tpv3,udp=1,tx_session=0x11223344,rx_session=2,tx_cookie=0x0102030405060708,rx_cookie=5,cookie64=1,counter=1",
         );
-        assert_eq!(hex(&e.header(&p)), "0003000011223344010203040506070800000001");
+        assert_eq!(hex(e.header(&p).bytes()), "0003000011223344010203040506070800000001");
         let e = encap("0:transport=l2tpv3,udp=1,tx_session=3,rx_session=2,counter=1,pin_counter=1");
-        assert_eq!(hex(&e.header(&p)), "000300000000000300000000");
+        assert_eq!(hex(e.header(&p).bytes()), "000300000000000300000000");
     }
 
     #[test]
