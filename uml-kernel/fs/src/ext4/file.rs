@@ -115,7 +115,7 @@ impl FileOps for Ext4File {
             };
             if matches!(r, Ok(n) if n != 0) {
                 i.stamp();
-                let mode = u32::from(i.attr()?.mode);
+                let mode = u32::from(i.attr_on_disk()?.mode);
                 if mode & (libc::S_ISUID | libc::S_ISGID) != 0
                     && !io.task.cred().capable(Cap::Fsetid)
                     && let Some(m) = strip_set_ids(mode)

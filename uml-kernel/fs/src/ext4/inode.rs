@@ -164,6 +164,17 @@ impl Ext4Inode {
             libc::S_IFREG => self.data.get().cloned().or_else(|| self.shared.known_file(self.ino)),
             _ => None,
         };
+        let mut a = self.attr_on_disk()?;
+        if let Some(d) = data {
+            a.size = d.size();
+            // As Linux counts delayed blocks.
+            a.sectors += d.delayed_pages() * (PAGE / 512);
+        }
+        Ok(a)
+    }
+
+    /// Attributes without what the page cache knows better: the size and the space. Takes none of its locks.
+    pub(crate) fn attr_on_disk(&self) -> Result<Attr> {
         let seen = self.changes.load(Ordering::SeqCst);
         let known = {
             let a = self.attr.lock();
@@ -181,11 +192,6 @@ impl Ext4Inode {
             }
         };
         times.show(&mut a);
-        if let Some(d) = data {
-            a.size = d.size();
-            // As Linux counts delayed blocks.
-            a.sectors += d.delayed_pages() * (PAGE / 512);
-        }
         Ok(a)
     }
 
@@ -222,7 +228,7 @@ impl Ext4Inode {
     /// (see [`Stamps`]), so that an fsync(2) has no inode to commit.
     pub(crate) fn stamp(&self) {
         let t = self.shared.stamps.time();
-        if self.attr().is_ok_and(|a| a.mtime == t && a.ctime == t) {
+        if self.attr_on_disk().is_ok_and(|a| a.mtime == t && a.ctime == t) {
             return;
         }
         self.set_times(|x| (x.mtime, x.ctime) = (Some(t), Some(t)));
@@ -443,7 +449,8 @@ impl Inode for Ext4Inode {
     }
 
     fn restrictions(&self) -> u64 {
-        self.attr().map_or(0, |a| u64::from(a.flags) & (perm::IMMUTABLE | perm::APPEND_ONLY))
+        self.attr_on_disk()
+            .map_or(0, |a| u64::from(a.flags) & (perm::IMMUTABLE | perm::APPEND_ONLY))
     }
 
     fn umask_applies(&self) -> bool {
