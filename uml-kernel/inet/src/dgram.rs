@@ -509,7 +509,7 @@ impl Socket for DgramSocket {
             libc::FIONREAD => each!(self, s => s.next_len()),
             // Nothing waits on this side: datagrams are handed over at once.
             libc::TIOCOUTQ => 0,
-            _ => return ioctl::device(cx, self.stack(), cmd, arg),
+            _ => return ioctl::inet(cx, self.stack(), self.v6, cmd, arg),
         };
         user::write_obj(&cx.task, arg, &(n as i32))?;
         Ok(0)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::ctx::Ctx;
+use uml_core::ns::NetNs;
 use uml_core::task::Cap;
 use uml_core::user;
 use uml_net::interface::{Address, Interface, iff, scope};
@@ -71,6 +72,27 @@ fn first_v4(i: &Interface) -> Option<Address> {
 
 fn mask_of(prefix: u8) -> Ipv4Addr {
     u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0).into()
+}
+
+/// The same of a socket of a family without devices (netdevice(7): any socket will do).
+pub fn of_any_socket(cx: &mut Ctx<'_>, net: &Arc<NetNs>, cmd: u32, arg: u64) -> Result<u64> {
+    other_family(cx, &crate::stack_in(net), cmd, arg)
+}
+
+/// The same of an AF_INET or AF_INET6 socket.
+pub fn inet(cx: &mut Ctx<'_>, stack: &Arc<Stack>, v6: bool, cmd: u32, arg: u64) -> Result<u64> {
+    if v6 { other_family(cx, stack, cmd, arg) } else { device(cx, stack, cmd, arg) }
+}
+
+/// Addresses, routes and neighbours are those of AF_INET. (Those of AF_INET6, with structures of their own, are rtnetlink's only.)
+fn other_family(cx: &mut Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Result<u64> {
+    match cmd {
+        SIOCADDRT | SIOCDELRT | SIOCSARP | SIOCDARP | SIOCGARP | SIOCGIFADDR | SIOCSIFADDR
+        | SIOCGIFDSTADDR | SIOCGIFBRDADDR | SIOCSIFBRDADDR | SIOCGIFNETMASK | SIOCSIFNETMASK => {
+            Err(ENOTTY)
+        }
+        _ => device(cx, stack, cmd, arg),
+    }
 }
 
 /// ioctl(2) of a socket about devices; `ENOTTY` for what is none of them.
@@ -353,10 +375,21 @@ fn arp(cx: &Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Result<u64> {
     Ok(0)
 }
 
+/// Commands of linux/ethtool.h that anybody may give: they read settings. All others are for CAP_NET_ADMIN.
+const READS: [u32; 34] = [
+    0x1, 0x3, 0x7, 0xa, 0xe, 0x10, 0x12, 0x14, 0x16, 0x18, 0x1b, 0x1d, 0x1e, 0x20, 0x21, 0x23,
+    0x25, 0x27, 0x29, 0x2b, 0x2d, 0x2e, 0x2f, 0x30, 0x37, 0x38, 0x3a, 0x3c, 0x41, 0x44, 0x46, 0x48,
+    0x4c, 0x50,
+];
+
 /// The ethtool commands that programs ask of every interface.
 fn ethtool(cx: &Ctx<'_>, i: &Interface, r: &[u8]) -> Result<u64> {
     const GDRVINFO: u32 = 0x3;
     const GLINK: u32 = 0xa;
+    const GET_TS_INFO: u32 = 0x41;
+    /// Of linux/net_tstamp.h: packets are stamped when they arrive, by software.
+    const RX_SOFTWARE: u32 = 1 << 3;
+    const SOFTWARE: u32 = 1 << 4;
     let mut at = [0; 8];
     at.copy_from_slice(&r[16..24]);
     let at = u64::from_le_bytes(at);
@@ -364,6 +397,15 @@ fn ethtool(cx: &Ctx<'_>, i: &Interface, r: &[u8]) -> Result<u64> {
     match cmd {
         GLINK => {
             user::write_obj(&cx.task, at + 4, &u32::from(i.is_up()))?;
+            Ok(0)
+        }
+        // `struct ethtool_ts_info`: what every interface can do, no clock of its own, no types of packets to choose.
+        GET_TS_INFO => {
+            let mut b = vec![0; 44];
+            b[..4].copy_from_slice(&cmd.to_le_bytes());
+            b[4..8].copy_from_slice(&(RX_SOFTWARE | SOFTWARE).to_le_bytes());
+            b[8..12].copy_from_slice(&(-1i32).to_le_bytes());
+            user::write_bytes(&cx.task, at, &b)?;
             Ok(0)
         }
         GDRVINFO => {
@@ -379,6 +421,10 @@ fn ethtool(cx: &Ctx<'_>, i: &Interface, r: &[u8]) -> Result<u64> {
             user::write_bytes(&cx.task, at, &b)?;
             Ok(0)
         }
-        _ => Err(EOPNOTSUPP),
+        _ if READS.contains(&cmd) => Err(EOPNOTSUPP),
+        _ => {
+            crate::require_net(&cx.task, Cap::NetAdmin)?;
+            Err(EOPNOTSUPP)
+        }
     }
 }

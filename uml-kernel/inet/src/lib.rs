@@ -64,6 +64,7 @@ pub(crate) fn require_net(task: &Task, cap: Cap) -> uml_abi::Result<()> {
 pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
     clock::install(kernel);
     family::register();
+    uml_ipc::socket::set_device_ioctl(ioctl::of_any_socket);
     rtnetlink::register();
     genetlink::register();
     nfnetlink::register();

@@ -466,7 +466,7 @@ impl Socket for StreamSocket {
             ioctl::SIOCATMARK => {
                 usize::from(self.tcp.look(|t| t.to_mark()).ok().flatten() == Some(0))
             }
-            _ => return ioctl::device(cx, &self.tcp.stack, cmd, arg),
+            _ => return ioctl::inet(cx, &self.tcp.stack, self.v6(), cmd, arg),
         };
         user::write_obj(&cx.task, arg, &i32::try_from(n).unwrap_or(i32::MAX))?;
         Ok(0)

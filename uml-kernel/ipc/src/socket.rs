@@ -8,12 +8,13 @@ pub mod options;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, PollRegistrar, Rank, RwLock};
 use uml_core::ctx::Ctx;
+use uml_core::ns::NetNs;
 use uml_core::task::Task;
 use uml_core::vfs::anon::AnonInode;
 
@@ -33,6 +34,27 @@ pub enum Shutdown {
     Read,
     Write,
     Both,
+}
+
+/// ioctl(2) about the devices of a network namespace (netdevice(7)).
+pub type DeviceIoctl = fn(&mut Ctx<'_>, &Arc<NetNs>, u32, u64) -> Result<u64>;
+
+static DEVICE_IOCTL: OnceLock<DeviceIoctl> = OnceLock::new();
+
+/// Sets what answers netdevice(7) on sockets of families without devices, once: any socket will do for those calls.
+pub fn set_device_ioctl(f: DeviceIoctl) {
+    let _ = DEVICE_IOCTL.set(f);
+}
+
+/// ioctl(2) of a socket: the family's own, or one about devices.
+fn ioctl(socket: &dyn Socket, cx: &mut Ctx<'_>, cmd: u32, arg: u64) -> Result<u64> {
+    const SIOC: std::ops::Range<u32> = 0x8900..0x8a00;
+    match socket.ioctl(cx, cmd, arg) {
+        Err(ENOTTY) if SIOC.contains(&cmd) => {}
+        done => return done,
+    }
+    let net = socket.net_ns(&cx.task).ok_or(ENOTTY)?;
+    DEVICE_IOCTL.get().ok_or(ENOTTY)?(cx, &net, cmd, arg)
 }
 
 /// Makes sockets of one address family.
@@ -128,9 +150,15 @@ pub trait Socket: Any + Send + Sync {
         false
     }
 
+    /// ioctl(2) for what the family knows itself; `ENOTTY` for the rest.
     fn ioctl(&self, cx: &mut Ctx<'_>, cmd: u32, arg: u64) -> Result<u64> {
         let _ = (cx, cmd, arg);
         Err(ENOTTY)
+    }
+
+    /// The network namespace whose devices its ioctl(2) is about, for a family that does not know them itself.
+    fn net_ns(&self, task: &Task) -> Option<Arc<NetNs>> {
+        Some(task.ns().net.clone())
     }
 
     /// The inode of its descriptor, told once when that is made.

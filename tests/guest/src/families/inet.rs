@@ -1,11 +1,11 @@
 //! AF_INET and AF_INET6 on the loopback: streams, datagrams, names, errors, readiness.
 
 use crate::sys::*;
-use crate::{c, cases};
+use crate::{c, cases, sc};
 
 cases! {
     kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, lingering_close, nonblocking, peek_and_waitall,
-    urgent, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes,
+    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes,
 }
 
 const STREAM: i32 = libc::SOCK_STREAM;
@@ -418,6 +418,66 @@ fn urgent() {
     say("urgent", recv(s, 5, libc::MSG_OOB));
     say("once", recv(s, 5, libc::MSG_OOB));
     say("rest", recv(s, 10, 0));
+}
+
+/// netdevice(7): any socket will do.
+fn device_ioctls() {
+    const INDEX: i32 = 0x8933;
+    const NAME: i32 = 0x8910;
+    const MTU: i32 = 0x8921;
+    const FLAGS: i32 = 0x8913;
+    const MAC: i32 = 0x8927;
+    const ADDRESS: i32 = 0x8915;
+    const ETHTOOL: i32 = 0x8946;
+    const LIST: i32 = 0x8912;
+    let kinds = [
+        ("unix stream", libc::AF_UNIX, STREAM),
+        ("unix dgram", libc::AF_UNIX, DGRAM),
+        ("inet", libc::AF_INET, DGRAM),
+        ("inet6", libc::AF_INET6, DGRAM),
+        ("netlink", libc::AF_NETLINK, libc::SOCK_RAW),
+    ];
+    for (what, family, kind) in kinds {
+        let s = c!(libc::socket(family, kind | libc::SOCK_CLOEXEC, 0)).fd();
+        let ask = |name: &[u8], cmd: i32, n: u64| {
+            let mut r = [0u8; 40];
+            r[..name.len()].copy_from_slice(name);
+            r[16..24].copy_from_slice(&n.to_ne_bytes());
+            let done = sc!(libc::SYS_ioctl, s, cmd, &raw mut r);
+            (done, r)
+        };
+        let word = |r: &[u8; 40]| i32::from_ne_bytes([r[16], r[17], r[18], r[19]]);
+        for cmd in [INDEX, MTU] {
+            let (done, r) = ask(b"lo", cmd, 0);
+            say(&format!("{what} {cmd:#x}"), format!("{done} {}", word(&r)));
+        }
+        let (done, r) = ask(b"lo", FLAGS, 0);
+        say(&format!("{what} flags"), format!("{done} {:#x}", word(&r) & 0xffff));
+        let (done, r) = ask(b"lo", MAC, 0);
+        say(&format!("{what} mac"), format!("{done} {:?}", &r[16..24]));
+        let (done, r) = ask(b"lo", ADDRESS, 0);
+        say(&format!("{what} address"), format!("{done} {:?}", &r[16..24]));
+        let (done, r) = ask(b"", NAME, 1);
+        say(&format!("{what} name"), format!("{done} {:?}", &r[..4]));
+        say(&format!("{what} no interface"), ask(b"nosuch0", INDEX, 0).0);
+        say(&format!("{what} no number"), ask(b"", NAME, 9_999_999).0);
+        let mut stamps = [0u32; 11];
+        stamps[0] = 0x41;
+        let (done, _) = ask(b"lo", ETHTOOL, stamps.as_mut_ptr() as u64);
+        // The loopback of the host stamps what is sent, too.
+        say(
+            &format!("{what} stamps"),
+            format!("{done} {:#x} {}", stamps[1] & !2, stamps[2] as i32),
+        );
+        say(&format!("{what} bad pointer"), ask(b"lo", ETHTOOL, 8).0);
+        let mut unknown = [0xffffu32; 1];
+        say(&format!("{what} ethtool"), ask(b"lo", ETHTOOL, unknown.as_mut_ptr() as u64).0);
+        say(&format!("{what} private"), ask(b"lo", 0x89f3, 0).0);
+        let (done, r) = ask(&0i32.to_ne_bytes(), LIST, 0);
+        let length = i32::from_ne_bytes([r[0], r[1], r[2], r[3]]);
+        say(&format!("{what} list"), format!("{done} {}", length >= 40 && length % 40 == 0));
+        say(&format!("{what} null"), sc!(libc::SYS_ioctl, s, INDEX, 0));
+    }
 }
 
 fn datagrams() {

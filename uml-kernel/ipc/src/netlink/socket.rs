@@ -481,6 +481,10 @@ impl Socket for NetlinkSocket {
         Ok(0)
     }
 
+    fn net_ns(&self, _: &Task) -> Option<Arc<NetNs>> {
+        Some(self.net.clone())
+    }
+
     fn opened(&self, inode: &Arc<AnonInode>) {
         self.ino.store(inode.ino(), Ordering::Relaxed);
     }

@@ -81,7 +81,7 @@ impl FileOps for SocketFile {
     }
 
     fn ioctl(&self, cx: &mut Ctx<'_>, _file: &Arc<File>, cmd: u32, arg: u64) -> Result<u64> {
-        self.socket.ioctl(cx, cmd, arg)
+        super::ioctl(&*self.socket, cx, cmd, arg)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -7,6 +7,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, PollRegistrar};
 use uml_core::ctx::Ctx;
+use uml_core::ns::NetNs;
 use uml_core::task::Task;
 use uml_core::user;
 use uml_core::vfs::anon::AnonInode;
@@ -151,6 +152,12 @@ impl Socket for UnixSocket {
         let n = i32::try_from(n).unwrap_or(i32::MAX);
         user::write_obj(&cx.task, arg, &n)?;
         Ok(0)
+    }
+
+    fn net_ns(&self, task: &Task) -> Option<Arc<NetNs>> {
+        let net = task.ns().net.clone();
+        // Of another one only the number is known.
+        (net.id == self.net).then_some(net)
     }
 
     fn opened(&self, inode: &Arc<AnonInode>) {
