@@ -27,6 +27,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("bad-programs", bad_programs),
     ("bad-consoles", bad_consoles),
     ("host-limits", host_limits),
+    ("clock-set", clock_set),
     ("initrd", initrd),
     ("bad-initrd", bad_initrd),
     ("debian-raw", debian_raw),
@@ -382,6 +383,14 @@ fn host_limits(b: &Bench) -> Result<Outcome, String> {
     let told = "no new task: the host's limit on the user's processes and threads";
     as_user("60", &bomb)?.expect(0, &["alive", told])?;
     Ok(Outcome::Passed)
+}
+
+/// Files have the time of the guest's own clock.
+fn clock_set(b: &Bench) -> Result<Outcome, String> {
+    let text = format!(
+        "mount -t tmpfs t /tmp; date -u -s @1000000000 +%Y; echo > /tmp/file; stat -c 'stamp %.9Y' /tmp/file; {OFF}"
+    );
+    script(b, &[], &text)?.expect(0, &["2001", "stamp 100000000"]).map(passed)
 }
 
 /// A cpio archive of format newc.

@@ -130,7 +130,9 @@ impl Time {
     pub fn set_realtime(&self, to: Duration) {
         let host = clock::now(HostClock::Realtime);
         let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-        self.real_offset.store(ns(to).saturating_sub(ns(host)), Ordering::SeqCst);
+        let offset = ns(to).saturating_sub(ns(host));
+        self.real_offset.store(offset, Ordering::SeqCst);
+        crate::vfs::clock_was_set(offset);
         self.jumped();
     }
 

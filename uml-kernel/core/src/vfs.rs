@@ -25,9 +25,9 @@ pub mod perm;
 pub mod walk;
 pub mod watch;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use uml_base::{Mutex, Rank};
 use uml_host::clock::HostClock;
@@ -129,9 +129,22 @@ fn to_timespec(d: Duration) -> Timespec {
     Timespec { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
 }
 
+/// What the machine's clock_settime(2) added to the host's wall clock, in nanoseconds. Filesystems stamp inodes without knowing
+/// of a machine; a process is one.
+static CLOCK_SET: AtomicI64 = AtomicI64::new(0);
+
+/// The machine's wall clock was set.
+pub(crate) fn clock_was_set(offset: i64) {
+    CLOCK_SET.store(offset, Ordering::Relaxed);
+}
+
+fn wall(c: HostClock) -> Duration {
+    crate::time::shift(uml_host::clock::now(c), CLOCK_SET.load(Ordering::Relaxed))
+}
+
 /// The wall clock, for timestamps of inodes.
 pub fn now() -> Timespec {
-    let d = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let d = wall(HostClock::Realtime);
     let ns = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
     if LATEST.load(Ordering::Relaxed) < ns {
         LATEST.fetch_max(ns, Ordering::Relaxed);
@@ -143,7 +156,7 @@ pub fn now() -> Timespec {
 /// have the same time, and never have times in the wrong order. Linux stamps inodes with this clock as long as nobody
 /// has looked at the last stamp.
 pub fn now_coarse() -> Timespec {
-    let tick = uml_host::clock::now(HostClock::RealtimeCoarse);
+    let tick = wall(HostClock::RealtimeCoarse);
     let latest = Duration::from_nanos(LATEST.load(Ordering::Relaxed));
     let ahead = latest.saturating_sub(tick);
     to_timespec(if ahead < LONGEST_TICK { tick.max(latest) } else { tick })

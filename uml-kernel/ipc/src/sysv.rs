@@ -10,7 +10,6 @@ pub mod shm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -205,6 +204,6 @@ pub(crate) fn now(task: &Task) -> i64 {
 }
 
 /// As [`now`] where there is no task: when a mapping goes away with its process.
-pub(crate) fn host_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+pub(crate) fn now_anywhere() -> i64 {
+    uml_core::vfs::now().sec
 }

@@ -57,11 +57,12 @@ const FLEETS: &str = "A fleet.toml describes machines that belong together, for 
 .TP
 `[fleet]`
 What they have in common: `template`, the vm.toml they are made from; `count`, `first` and `name`, with `{n}` for the number; \
-`jobs`, members started at a time; `cow`, false to give them no copy-on-write files of their own; `hosts`, false to leave their \
+`jobs`, members started at a time; `cow`, false to give them no copy-on-write files of their own, nor their own name as host name; `hosts`, false to leave their \
 /etc/hosts alone; `set`, keys of vm.toml that all have. Ports of the host (`ports`) that members would share are left out.
 .TP
 `[[member]]`
-One of them, or one more: `name`, `template`, `after` (members that must be up first), `set`.
+One of them, or one more: `name`, `template`, `after` (members that must be up first), `set`. The name is its host name too, \
+unless `guest.hostname` is set.
 .TP
 `[[switch]]`
 A virtual switch: `name`, `hub` (true sends every frame to every port), `network`. A member joins it by `[[net]]` with \

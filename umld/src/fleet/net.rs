@@ -188,6 +188,15 @@ impl Plan {
         Ok(())
     }
 
+    /// Gives members without a host name their own name for one, where umld can set it without changing the host.
+    pub fn name_hosts(members: &mut [(Loaded, BTreeSet<String>)]) {
+        for (l, _) in members.iter_mut() {
+            if l.vm.guest.hostname.is_none() && check::is_host_name(&l.name) && may_write(l) {
+                l.vm.guest.hostname = Some(l.name.clone());
+            }
+        }
+    }
+
     /// Writes the members' names, with their addresses on the fleet's switches, to the /etc/hosts of those whose root umld can
     /// write to without changing the host, unless they have one of their own.
     pub fn give_names(members: &mut [(Loaded, BTreeSet<String>)]) {
@@ -215,10 +224,7 @@ impl Plan {
             return;
         }
         for (l, _) in members.iter_mut() {
-            let writable = match root(&l.vm) {
-                Root::Disk(_) => l.vm.boot.readonly != Some(true),
-                Root::Host(_) => own_init(&l.vm) && overlaid(&l.vm),
-            };
+            let writable = may_write(l);
             let files = &mut l.vm.guest.files;
             if writable && !files.iter().any(|f| f.path.as_deref() == Some("/etc/hosts")) {
                 files.push(GuestFile {
@@ -228,6 +234,14 @@ impl Plan {
                 });
             }
         }
+    }
+}
+
+/// Whether umld can write to the member's root without changing the host's own files.
+fn may_write(l: &Loaded) -> bool {
+    match root(&l.vm) {
+        Root::Disk(_) => l.vm.boot.readonly != Some(true),
+        Root::Host(_) => own_init(&l.vm) && overlaid(&l.vm),
     }
 }
 

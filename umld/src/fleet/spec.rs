@@ -176,6 +176,10 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         out.push((loaded, after));
     }
     plan.give_addresses(&mut out).map_err(|(at, text)| complain(&at, &text))?;
+    // A base image that members write to themselves is the user's.
+    if common.cow != Some(false) {
+        Plan::name_hosts(&mut out);
+    }
     if common.hosts != Some(false) {
         Plan::give_names(&mut out);
     }

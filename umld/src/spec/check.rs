@@ -343,6 +343,12 @@ fn is_kernel_word(name: &str) -> bool {
         || name.starts_with("ubd")
 }
 
+/// Whether sethostname(2) and what reads /etc/hostname take it.
+pub fn is_host_name(h: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    (1..=64).contains(&h.len()) && h.chars().all(plain)
+}
+
 fn guest(l: &Loaded) -> Result {
     let g = &l.vm.guest;
     if let Some(k) = g.env.keys().find(|k| is_kernel_word(k)) {
@@ -352,8 +358,7 @@ fn guest(l: &Loaded) -> Result {
         ));
     }
     if let Some(h) = &g.hostname {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        if h.is_empty() || h.len() > 64 || !h.chars().all(plain) {
+        if !is_host_name(h) {
             let m = "expected 1 to 64 letters, digits, '-' and '.'";
             return Err(l.complain("guest.hostname", m));
         }

@@ -11,7 +11,7 @@ use uml_core::task::Task;
 use uml_mm::vma::{Backing, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE};
 use uml_mm::{MapAccess, MapRequest, Mappable, PAGE};
 
-use super::{Object, Perm, Table, host_now, now};
+use super::{Object, Perm, Table, now, now_anywhere};
 
 /// Mode bits beyond the permissions (shmctl(2)).
 pub const SHM_DEST: u32 = 0o1000;
@@ -166,7 +166,7 @@ impl Mappable for Memory {
             let mut s = self.stat.lock();
             s.nattch = s.nattch.saturating_add_signed(delta);
             if delta < 0 {
-                s.dtime = host_now();
+                s.dtime = now_anywhere();
             }
             s.nattch == 0 && s.perm.mode & SHM_DEST != 0
         };
