@@ -9,6 +9,7 @@ use uml_net::Time;
 use uml_net::interface::{Interface, iff};
 use uml_net::neighbour::State as Neigh;
 use uml_net::route::{Kind, TABLE_MAIN};
+use uml_net::snmp::IcmpCounters;
 use uml_net::stack::Stack;
 use uml_net::tcp::State;
 use uml_net::tcp_socket::{Row, TcpSocket};
@@ -388,6 +389,48 @@ fn raw(s: &Arc<Stack>, out: &mut Text, v6: bool) {
     }
 }
 
+/// ICMP types with columns of their own, in Linux' order.
+const ICMP_TYPES: [(&str, u8); 11] = [
+    ("DestUnreachs", 3),
+    ("TimeExcds", 11),
+    ("ParmProbs", 12),
+    ("SrcQuenchs", 4),
+    ("Redirects", 5),
+    ("Echos", 8),
+    ("EchoReps", 0),
+    ("Timestamps", 13),
+    ("TimestampReps", 14),
+    ("AddrMasks", 17),
+    ("AddrMaskReps", 18),
+];
+
+fn icmp_counters(c: &IcmpCounters, out: &mut Text) {
+    let mut head = "Icmp: InMsgs InErrors InCsumErrors".to_owned();
+    let mut line =
+        format!("Icmp: {} {} {}", c.in_msgs.get(), c.in_errors.get(), c.in_csum_errors.get());
+    for (name, kind) in ICMP_TYPES {
+        head += &format!(" In{name}");
+        line += &format!(" {}", c.of_type(kind).0);
+    }
+    // Failures are counted by IP, and no rate holds a message back.
+    head += " OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost";
+    line += &format!(" {} 0 0 0", c.out_msgs.get());
+    for (name, kind) in ICMP_TYPES {
+        head += &format!(" Out{name}");
+        line += &format!(" {}", c.of_type(kind).1);
+    }
+    out.write_fmt(format_args!("{head}\n{line}\n"));
+    let types = (0..=u8::MAX).map(|k| (k, c.of_type(k)));
+    let came = types.clone().filter(|t| t.1.0 != 0).map(|t| (format!(" InType{}", t.0), t.1.0));
+    let went = types.filter(|t| t.1.1 != 0).map(|t| (format!(" OutType{}", t.0), t.1.1));
+    let all: Vec<(String, u64)> = came.chain(went).collect();
+    if !all.is_empty() {
+        let (names, values): (String, String) =
+            all.into_iter().map(|(n, v)| (n, format!(" {v}"))).unzip();
+        out.write_fmt(format_args!("IcmpMsg:{names}\nIcmpMsg:{values}\n"));
+    }
+}
+
 fn snmp(s: &Arc<Stack>, out: &mut Text) {
     let c = &s.snmp;
     let (connections, _) = s.tcp.connections();
@@ -415,13 +458,7 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
         c.ip_frag_creates.get(),
         c.ip_out_requests.get(),
     ));
-    out.write_fmt(format_args!(
-        "Icmp: InMsgs InErrors InCsumErrors OutMsgs\nIcmp: {} {} {} {}\n",
-        c.icmp_in_msgs.get(),
-        c.icmp_in_errors.get(),
-        c.icmp_in_csum_errors.get(),
-        c.icmp_out_msgs.get()
-    ));
+    icmp_counters(&c.icmp, out);
     out.write_fmt(format_args!(
         "Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\nTcp: 1 200 120000 -1 {} {} {} {} {established} {} {} {} {} {} {}\n",
         c.tcp_active_opens.get(),

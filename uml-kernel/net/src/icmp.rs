@@ -161,7 +161,7 @@ pub(crate) fn send(
     p.csum = Csum::Valid;
     let m = Meta { ttl, df: false, ..Meta::new(src, dst, proto) };
     let stack = cx.stack().clone();
-    stack.snmp.icmp_out_msgs.inc();
+    stack.snmp.icmp_of(dst.is_ipv6()).sent(kind);
     let _ = stack.send_ip(cx, way, &m, p);
 }
 
@@ -179,16 +179,17 @@ pub(crate) fn input_v4(
     to: &Delivery,
     mut p: Packet,
 ) {
-    stack.snmp.icmp_in_msgs.inc();
+    stack.snmp.icmp.in_msgs.inc();
     if p.csum == Csum::None && p.sum_from(to.header_len).finish() != 0 {
-        stack.snmp.icmp_in_csum_errors.inc();
+        stack.snmp.icmp.in_csum_errors.inc();
         return;
     }
     if !p.pull(to.header_len + wire::HEADER) {
-        stack.snmp.icmp_in_errors.inc();
+        stack.snmp.icmp.in_errors.inc();
         return;
     }
     let Ok(h) = Icmp::parse(&p.net()[to.header_len..]) else { return };
+    stack.snmp.icmp.received(h.kind);
     match h.kind {
         v4::ECHO => {
             let ignored = stack.conf.icmp_echo_ignore_all.get() != 0
@@ -307,16 +308,17 @@ pub(crate) fn input_v6(
     to: &Delivery,
     mut p: Packet,
 ) {
-    stack.snmp.icmp_in_msgs.inc();
+    stack.snmp.icmp6.in_msgs.inc();
     if !to.checksum_ok(&p) {
-        stack.snmp.icmp_in_csum_errors.inc();
+        stack.snmp.icmp6.in_csum_errors.inc();
         return;
     }
     if !p.pull(to.header_len + wire::HEADER) {
-        stack.snmp.icmp_in_errors.inc();
+        stack.snmp.icmp6.in_errors.inc();
         return;
     }
     let Ok(h) = Icmp::parse(&p.net()[to.header_len..]) else { return };
+    stack.snmp.icmp6.received(h.kind);
     let body_at = to.header_len + wire::HEADER;
     match h.kind {
         v6::ECHO => echo(stack, cx, to, &h, &p, v6::ECHO_REPLY),

@@ -165,6 +165,7 @@ impl PingSocket {
         let m = o.meta(&way, dst, proto, body.len(), info, &self.stack);
         let mut p = Packet::new(Data::copy_of(&body));
         (p.csum, p.mark) = (Csum::Valid, o.mark);
+        self.stack.snmp.icmp_of(self.v6).sent(echo);
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
     }
 

@@ -279,7 +279,16 @@ impl RawSocket {
         let mut p = Packet::new(Data::copy_of(&body));
         p.csum = Csum::Valid;
         p.mark = o.mark;
+        self.count_icmp(self.proto, body.first());
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
+    }
+
+    /// A program's own message counts like the stack's.
+    fn count_icmp(&self, of: u8, kind: Option<&u8>) {
+        let icmp = if self.v6 { proto::ICMPV6 } else { proto::ICMP };
+        if let Some(kind) = kind.filter(|_| of == icmp) {
+            self.stack.snmp.icmp_of(self.v6).sent(*kind);
+        }
     }
 
     /// The program wrote the header; the kernel fills in what raw(7) says.
@@ -313,6 +322,9 @@ impl RawSocket {
         let mut p = Packet::new(Data::new());
         p.head_mut().extend_from_slice(&b);
         (p.csum, p.kind) = (Csum::Valid, ethertype::IPV4);
+        if header >= ipv4::HEADER {
+            self.count_icmp(b[9], b.get(header));
+        }
         debug_assert!(Ipv4::parse_quoted(p.net()).is_ok() || header < ipv4::HEADER);
         self.stack.enter(|cx| self.stack.output(cx, way, p))?;
         Ok(())

@@ -18,6 +18,43 @@ impl Counter {
     }
 }
 
+/// Messages of ICMP or ICMPv6, also by their types (/proc/net/snmp `Icmp` and `IcmpMsg`, /proc/net/snmp6).
+pub struct IcmpCounters {
+    pub in_msgs: Counter,
+    pub in_errors: Counter,
+    pub in_csum_errors: Counter,
+    pub out_msgs: Counter,
+    in_types: [Counter; 256],
+    out_types: [Counter; 256],
+}
+
+impl Default for IcmpCounters {
+    fn default() -> IcmpCounters {
+        let none = || std::array::from_fn(|_| Counter::default());
+        let [in_msgs, in_errors, in_csum_errors, out_msgs] = [(); 4].map(|()| Counter::default());
+        let (in_types, out_types) = (none(), none());
+        IcmpCounters { in_msgs, in_errors, in_csum_errors, out_msgs, in_types, out_types }
+    }
+}
+
+impl IcmpCounters {
+    /// A message of type `kind` came in that is none of the errors.
+    pub fn received(&self, kind: u8) {
+        self.in_types[usize::from(kind)].inc();
+    }
+
+    /// A message of type `kind` goes out.
+    pub fn sent(&self, kind: u8) {
+        self.out_msgs.inc();
+        self.out_types[usize::from(kind)].inc();
+    }
+
+    /// How many of type `kind` came in and went out.
+    pub fn of_type(&self, kind: u8) -> (u64, u64) {
+        (self.in_types[usize::from(kind)].get(), self.out_types[usize::from(kind)].get())
+    }
+}
+
 /// The counters, named as in /proc/net/snmp.
 #[derive(Default)]
 pub struct Snmp {
@@ -37,10 +74,8 @@ pub struct Snmp {
     pub ip_frag_oks: Counter,
     pub ip_frag_creates: Counter,
     pub ip_frag_fails: Counter,
-    pub icmp_in_msgs: Counter,
-    pub icmp_in_errors: Counter,
-    pub icmp_in_csum_errors: Counter,
-    pub icmp_out_msgs: Counter,
+    pub icmp: IcmpCounters,
+    pub icmp6: IcmpCounters,
     pub tcp_active_opens: Counter,
     pub tcp_passive_opens: Counter,
     pub tcp_attempt_fails: Counter,
@@ -60,4 +95,11 @@ pub struct Snmp {
     pub udp_out_datagrams: Counter,
     pub udp_rcvbuf_errors: Counter,
     pub udp_in_csum_errors: Counter,
+}
+
+impl Snmp {
+    /// Those of ICMP or ICMPv6.
+    pub fn icmp_of(&self, v6: bool) -> &IcmpCounters {
+        if v6 { &self.icmp6 } else { &self.icmp }
+    }
 }

@@ -396,6 +396,15 @@ fn pings_are_answered_and_unreachable_hosts_reported() {
         assert_eq!(d.data.len(), 4008, "{dst}");
         assert_eq!(d.data.to_vec()[0], if v6 { 129 } else { 0 });
     }
+    // One request went to the other machine and one to this one, of each family.
+    for (v6, request, reply) in [(false, 8, 0), (true, 128, 129)] {
+        let of = |m: usize| {
+            let c = &l.stack(m).snmp;
+            (c.icmp_of(v6).of_type(request), c.icmp_of(v6).of_type(reply))
+        };
+        assert_eq!(of(0), ((1, 2), (2, 1)), "v6 {v6}");
+        assert_eq!(of(1), ((1, 0), (0, 1)), "v6 {v6}");
+    }
     let s = UdpSocket::new(l.stack(0), false);
     s.opts.lock().recv_err = true;
     s.send(Some((addr("10.0.0.99:5"), 0)), Data::copy_of(b"x"), &SendInfo::default(), false)
