@@ -412,9 +412,10 @@ fn icmp_counters(c: &IcmpCounters, out: &mut Text) {
         head += &format!(" In{name}");
         line += &format!(" {}", c.of_type(kind).0);
     }
-    // Failures are counted by IP, and no rate holds a message back.
+    // Failures are counted by IP.
     head += " OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost";
-    line += &format!(" {} 0 0 0", c.out_msgs.get());
+    let (all, host) = (c.out_rate_global.get(), c.out_rate_host.get());
+    line += &format!(" {} 0 {all} {host}", c.out_msgs.get());
     for (name, kind) in ICMP_TYPES {
         head += &format!(" Out{name}");
         line += &format!(" {}", c.of_type(kind).1);

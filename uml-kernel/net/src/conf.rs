@@ -65,6 +65,8 @@ settings! {
     icmp_echo_ignore_all "net/ipv4/icmp_echo_ignore_all" = 0, 0, 1;
     icmp_echo_ignore_broadcasts "net/ipv4/icmp_echo_ignore_broadcasts" = 1, 0, 1;
     icmp_ratelimit "net/ipv4/icmp_ratelimit" = 1000, 0, INT;
+    icmp_ratemask "net/ipv4/icmp_ratemask" = 6168, 0, INT;
+    icmp6_ratelimit "net/ipv6/icmp/ratelimit" = 1000, 0, INT;
     icmp_msgs_per_sec "net/ipv4/icmp_msgs_per_sec" = 1000, 0, INT;
     tcp_syncookies "net/ipv4/tcp_syncookies" = 1, 0, 2;
     tcp_timestamps "net/ipv4/tcp_timestamps" = 1, 0, 2;

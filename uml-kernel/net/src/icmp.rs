@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use uml_abi::Errno;
 use uml_abi::errno::*;
@@ -14,7 +13,6 @@ use crate::neighbour::{self, Learned};
 use crate::packet::{Csum, Data, Packet};
 use crate::route::Flow;
 use crate::stack::{Cx, Stack};
-use crate::time::SEC;
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::Mac;
 use crate::wire::icmp::{self as wire, Icmp, v4, v6};
@@ -48,19 +46,13 @@ pub struct Notice {
     pub payload: Vec<u8>,
 }
 
-/// A limit on errors sent (RFC 4443 2.4 f): tokens of a bucket.
-fn allowed(stack: &Stack, now: crate::time::Time) -> bool {
-    static TOKENS: AtomicU64 = AtomicU64::new(50 << 32);
-    let rate = stack.conf.icmp_msgs_per_sec.get().max(0) as u64;
-    let sec = (now.0 / (SEC / 50)) & 0xffff_ffff;
-    TOKENS
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |t| {
-            let (left, at) = (t >> 32, t & 0xffff_ffff);
-            let gained = sec.wrapping_sub(at) & 0xffff_ffff;
-            let left = (left + gained.min(50) * rate.div_ceil(50)).min(50.max(rate / 20));
-            (left > 0).then(|| (left - 1) << 32 | sec)
-        })
-        .is_ok()
+/// Whether errors of this kind are limited (icmp_ratemask; for IPv6 all are but those that path MTU discovery needs).
+fn is_limited(stack: &Stack, six: bool, kind: u8, code: u8) -> bool {
+    if six {
+        return kind != v6::TOO_BIG;
+    }
+    let masked = stack.conf.icmp_ratemask.get() >> kind.min(63) & 1 != 0;
+    masked && (kind, code) != (v4::UNREACHABLE, v4::FRAG_NEEDED)
 }
 
 /// Tells the sender of `bad` (from its network header on) what is wrong with it.
@@ -102,8 +94,14 @@ pub fn error(cx: &mut Cx, bad: &Packet, kind: u8, code: u8, rest: u32) {
         }
         (IpAddr::V6(h.src), IpAddr::V6(h.dst))
     };
-    if src.is_unspecified() || src.is_multicast() || !allowed(&stack, cx.now) {
+    if src.is_unspecified() || src.is_multicast() {
         return;
+    }
+    let counters = stack.snmp.icmp_of(src.is_ipv6());
+    let limited = is_limited(&stack, src.is_ipv6(), kind, code);
+    let per_second = stack.conf.icmp_msgs_per_sec.get().max(0) as u64;
+    if limited && !stack.icmp_limit.all(per_second, cx.now) {
+        return counters.out_rate_global.inc();
     }
     let mut f = Flow::to(src);
     if let IpAddr::V6(s) = src
@@ -115,6 +113,12 @@ pub fn error(cx: &mut Cx, bad: &Packet, kind: u8, code: u8, rest: u32) {
         f.src = Some(dst);
     }
     let Ok(way) = stack.route_to(&f) else { return };
+    let conf = &stack.conf;
+    let interval = if src.is_ipv4() { &conf.icmp_ratelimit } else { &conf.icmp6_ratelimit };
+    let interval = interval.get().max(0) as u64;
+    if limited && !way.iface.is_loopback() && !stack.icmp_limit.host(src, interval, cx.now) {
+        return counters.out_rate_host.inc();
+    }
     let quote = if src.is_ipv4() { QUOTE_V4 } else { QUOTE_V6 };
     let mut whole = bad.clone();
     whole.strip_link();

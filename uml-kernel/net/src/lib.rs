@@ -27,6 +27,7 @@ mod group;
 pub mod gso;
 pub mod hook;
 pub mod icmp;
+mod icmp_limit;
 pub mod interface;
 pub mod ip;
 #[cfg(test)]

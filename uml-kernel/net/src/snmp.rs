@@ -24,6 +24,9 @@ pub struct IcmpCounters {
     pub in_errors: Counter,
     pub in_csum_errors: Counter,
     pub out_msgs: Counter,
+    /// Not sent because of the limit for all, and for one host.
+    pub out_rate_global: Counter,
+    pub out_rate_host: Counter,
     in_types: [Counter; 256],
     out_types: [Counter; 256],
 }
@@ -31,9 +34,16 @@ pub struct IcmpCounters {
 impl Default for IcmpCounters {
     fn default() -> IcmpCounters {
         let none = || std::array::from_fn(|_| Counter::default());
-        let [in_msgs, in_errors, in_csum_errors, out_msgs] = [(); 4].map(|()| Counter::default());
-        let (in_types, out_types) = (none(), none());
-        IcmpCounters { in_msgs, in_errors, in_csum_errors, out_msgs, in_types, out_types }
+        IcmpCounters {
+            in_msgs: Counter::default(),
+            in_errors: Counter::default(),
+            in_csum_errors: Counter::default(),
+            out_msgs: Counter::default(),
+            out_rate_global: Counter::default(),
+            out_rate_host: Counter::default(),
+            in_types: none(),
+            out_types: none(),
+        }
     }
 }
 

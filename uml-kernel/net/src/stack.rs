@@ -140,6 +140,7 @@ pub struct Stack {
     pub hooks: crate::hook::Hooks,
     pub conf: Conf,
     pub snmp: Snmp,
+    pub(crate) icmp_limit: crate::icmp_limit::IcmpLimit,
     watchers: Mutex<Vec<Arc<dyn Watcher>>>,
     pub(crate) addrconf: Arc<addrconf::Addrconf>,
     /// Secret of sequence numbers, cookies and port choice.
@@ -177,6 +178,7 @@ impl Stack {
             hooks: crate::hook::Hooks::default(),
             conf: Conf::default(),
             snmp: Snmp::default(),
+            icmp_limit: Default::default(),
             watchers: Mutex::new(Rank::LEAF, Vec::new()),
             addrconf: addrconf::Addrconf::new(me.clone()),
             secret: [word(0), word(1), word(2), word(3)],

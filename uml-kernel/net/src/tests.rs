@@ -415,6 +415,42 @@ fn pings_are_answered_and_unreachable_hosts_reported() {
 }
 
 #[test]
+fn a_host_is_not_flooded_with_errors() {
+    let mut l = two(Features::NONE);
+    for (v6, port, kind) in [(false, "10.0.0.2:9", 3), (true, "[fd00::2]:9", 1)] {
+        let s = UdpSocket::new(l.stack(0), v6);
+        let mut send = |l: &mut Lab, n: usize| {
+            for _ in 0..n {
+                let to = Some((addr(port), 0));
+                // What was heard of the one before is no reason.
+                let _ = s.send(to, Data::copy_of(b"x"), &SendInfo::default(), false);
+                l.carry();
+            }
+        };
+        let sent = |l: &Lab| {
+            let c = l.stack(1).snmp.icmp_of(v6);
+            (c.of_type(kind).1, c.out_rate_host.get())
+        };
+        send(&mut l, 10);
+        assert_eq!(sent(&l), (6, 4), "{port}");
+        l.run(3 * SEC);
+        send(&mut l, 10);
+        assert_eq!(sent(&l), (9, 11), "{port}");
+    }
+    // Not limited: a host itself, and what says that a packet is too big.
+    let s = UdpSocket::new(l.stack(0), false);
+    for _ in 0..20 {
+        let _ = s.send(
+            Some((addr("127.0.0.1:9"), 0)),
+            Data::copy_of(b"x"),
+            &SendInfo::default(),
+            false,
+        );
+    }
+    assert_eq!(l.stack(0).snmp.icmp.of_type(3).1, 20);
+}
+
+#[test]
 fn a_router_forwards_reports_and_fragments() {
     let mut l = Lab::new();
     for n in [1, 2, 1] {
