@@ -24,10 +24,9 @@ pub struct Short {
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Short { limit, of, used, most, remedy } = self;
-        write!(
-            f,
-            "the host's limit on {of} is used up: {used} of {most} ({limit}); {remedy} raises it"
-        )
+        let nearly = if used < most { "nearly " } else { "" };
+        let state = format!("{nearly}used up: {used} of {most}");
+        write!(f, "the host's limit on {of} is {state} ({limit}); {remedy} raises it")
     }
 }
 
@@ -135,5 +134,6 @@ mod tests {
             s.to_string(),
             "the host's limit on open descriptors is used up: 8 of 8 (RLIMIT_NOFILE); ulimit -n raises it"
         );
+        assert!(Short { used: 7, ..s }.to_string().contains("is nearly used up: 7 of 8 "));
     }
 }

@@ -419,7 +419,7 @@ fn a_host_is_not_flooded_with_errors() {
     let mut l = two(Features::NONE);
     for (v6, port, kind) in [(false, "10.0.0.2:9", 3), (true, "[fd00::2]:9", 1)] {
         let s = UdpSocket::new(l.stack(0), v6);
-        let mut send = |l: &mut Lab, n: usize| {
+        let send = |l: &mut Lab, n: usize| {
             for _ in 0..n {
                 let to = Some((addr(port), 0));
                 // What was heard of the one before is no reason.
