@@ -492,9 +492,8 @@ fn pidfd_proc_directory() {
     say("reaped", sc!(libc::SYS_pidfd_send_signal, fd.fd(), 0, 0, 0));
 }
 
-/// clone3(2) CLONE_INTO_CGROUP.
-fn into_cgroup_root() {
-    const INTO_CGROUP: u64 = 0x2_0000_0000;
+/// The hierarchy of control groups on `cg`, in a mount namespace of its own, and a new group there.
+pub(super) fn own_cgroup(name: &str) -> String {
     let none = std::ptr::null();
     c!(libc::unshare(libc::CLONE_NEWNS));
     let private = libc::MS_REC | libc::MS_PRIVATE;
@@ -502,8 +501,15 @@ fn into_cgroup_root() {
     std::fs::create_dir("cg").unwrap();
     let fs = c"cgroup2".as_ptr();
     say("mount", c!(libc::mount(c"none".as_ptr(), c"cg".as_ptr(), fs, 0, none.cast())));
-    let group = format!("cg/clone-{}", getpid());
+    let group = format!("cg/{name}-{}", getpid());
     say("mkdir", std::fs::create_dir(&group).is_ok());
+    group
+}
+
+/// clone3(2) CLONE_INTO_CGROUP.
+fn into_cgroup_root() {
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let group = own_cgroup("clone");
     let fd = open(&group, libc::O_PATH | libc::O_DIRECTORY).fd();
     let (r, w) = pipe();
     let (out, go) = pipe();

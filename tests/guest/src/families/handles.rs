@@ -246,15 +246,7 @@ fn errors_root() {
 
 /// systemd asks for a group's number that way.
 fn cgroup_root() {
-    let none = std::ptr::null();
-    c!(libc::unshare(libc::CLONE_NEWNS));
-    let private = libc::MS_REC | libc::MS_PRIVATE;
-    c!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, private, none.cast()));
-    std::fs::create_dir("cg").unwrap();
-    let fs = c"cgroup2".as_ptr();
-    say("mount", c!(libc::mount(c"none".as_ptr(), c"cg".as_ptr(), fs, 0, none.cast())));
-    let group = format!("cg/handle-{}", getpid());
-    say("mkdir", std::fs::create_dir(&group).is_ok());
+    let group = super::clone::own_cgroup("handle");
     let h = handle(&group);
     let ino = std::fs::metadata(&group).map(|m| std::os::unix::fs::MetadataExt::ino(&m));
     say("size and kind", format!("{} {:#x}", h.bytes, h.kind));

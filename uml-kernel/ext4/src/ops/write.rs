@@ -88,16 +88,9 @@ impl Ext4 {
             }
         }
         let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
-        let mut at = 0;
-        while at < data.len() {
-            // Chunks end at multiples of their size, so that runs of blocks do.
-            let pos = off + at as u64;
-            let n = (CHUNK - (pos % CHUNK as u64) as usize).min(data.len() - at);
-            let part = &data[at..at + n];
-            self.write_part(ino, pos, part, use_reserved, stamp)?;
-            at += n;
-        }
-        Ok(())
+        in_chunks(off, data, CHUNK, |pos, part| {
+            self.write_part(ino, pos, part, use_reserved, stamp)
+        })
     }
 
     /// Writes through the journal (`data=journal`): each chunk with its
@@ -112,15 +105,9 @@ impl Ext4 {
     ) -> Result<()> {
         let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
         let chunk = CHUNK.min((self.max_running / 4).max(1) << self.core.lay.block_bits);
-        let mut at = 0;
-        while at < data.len() {
-            let pos = off + at as u64;
-            let n = (chunk - (pos % chunk as u64) as usize).min(data.len() - at);
-            let part = &data[at..at + n];
-            self.transact(use_reserved, |tx| write_through(tx, ino, pos, part, stamp))?;
-            at += n;
-        }
-        Ok(())
+        in_chunks(off, data, chunk, |pos, part| {
+            self.transact(use_reserved, |tx| write_through(tx, ino, pos, part, stamp))
+        })
     }
 
     /// Writes one chunk: choose places, write the data there without holding
@@ -220,6 +207,24 @@ fn writable(src: &dyn MetaRead, ino: u32) -> Result<Inode> {
         return Err(EINVAL);
     }
     Ok(inode)
+}
+
+/// Calls `f` with each part of `data`, which goes to byte `off`, and its place. Parts end at multiples of `chunk`, so that runs of
+/// blocks do.
+fn in_chunks(
+    off: u64,
+    data: &[u8],
+    chunk: usize,
+    mut f: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut at = 0;
+    while at < data.len() {
+        let pos = off + at as u64;
+        let n = (chunk - (pos % chunk as u64) as usize).min(data.len() - at);
+        f(pos, &data[at..at + n])?;
+        at += n;
+    }
+    Ok(())
 }
 
 /// Writes inside one transaction, contents and all.

@@ -190,3 +190,45 @@ impl FileOps for TextFile {
         self
     }
 }
+
+/// Takes what was written at the start of a file, given the position to move; how much of it that was.
+pub type StoreWhole = Box<dyn Fn(&Io<'_>, &mut u64, &[u8]) -> Result<usize> + Send + Sync>;
+
+/// An open file that is written at its start only, each time as a whole.
+pub struct WholeFile {
+    text: TextFile,
+    store: StoreWhole,
+}
+
+impl WholeFile {
+    /// Shows `text`; `store` hears what is written.
+    pub fn new(text: TextFile, store: StoreWhole) -> WholeFile {
+        WholeFile { text, store }
+    }
+}
+
+impl FileOps for WholeFile {
+    fn read(&self, io: &Io<'_>, off: &mut u64, dst: &mut dyn Sink) -> Result<usize> {
+        self.text.read(io, off, dst)
+    }
+
+    fn write(&self, io: &Io<'_>, off: &mut u64, src: &mut dyn Source) -> Result<usize> {
+        if *off != 0 {
+            return Err(EINVAL);
+        }
+        let data = take_vec(src, WRITE_MAX)?;
+        (self.store)(io, off, &data)
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn seek(&self, cur: u64, off: i64, whence: i32) -> Result<u64> {
+        self.text.seek(cur, off, whence)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

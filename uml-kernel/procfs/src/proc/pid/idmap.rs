@@ -1,19 +1,17 @@
 //! `/proc/<pid>/{uid_map,gid_map,projid_map,setgroups}` (user_namespaces(7)).
 
-use std::any::Any;
 use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::file::{FileOps, Io};
-use uml_core::io::{Sink, Source, take_vec};
 use uml_core::ns::user::{IdKind, UserNs};
 use uml_core::task::{Cap, Cred, Task};
 use uml_core::vfs::Perm;
 use uml_core::vfs::perm::MAY_WRITE;
 
 use super::{FileAccess, Target};
-use crate::synth::{Access, Regular, Spec, Text, TextBody, TextFile, WRITE_MAX};
+use crate::synth::{Access, Regular, Spec, Text, TextBody, TextFile, WholeFile};
 
 /// Longest text of a map (a page less its NUL).
 const TEXT_MAX: usize = 4095;
@@ -51,47 +49,18 @@ struct IdMap {
 }
 
 impl Regular for IdMap {
+    /// Shows the map of the namespace that the process is in now. Who opens it counts when it is written: a descriptor handed to a
+    /// privileged program carries no privilege.
     fn open(&self, _: u32) -> Result<Box<dyn FileOps>> {
         let (ns, kind) = (self.target.task()?.cred().user_ns.clone(), self.kind);
         let shown = ns.clone();
         let text = TextFile::new(move |reader, out| show(&shown, reader, out, kind));
-        Ok(Box::new(Open { text, ns, kind }))
-    }
-}
-
-/// The map of the namespace that the process was in when the file was opened. Who opened it counts when it is written: a
-/// descriptor handed to a privileged program carries no privilege.
-struct Open {
-    text: TextFile,
-    ns: Arc<UserNs>,
-    kind: IdKind,
-}
-
-impl FileOps for Open {
-    fn read(&self, io: &Io<'_>, off: &mut u64, dst: &mut dyn Sink) -> Result<usize> {
-        self.text.read(io, off, dst)
-    }
-
-    fn write(&self, io: &Io<'_>, off: &mut u64, src: &mut dyn Source) -> Result<usize> {
-        if *off != 0 {
-            return Err(EINVAL);
-        }
-        let data = take_vec(src, WRITE_MAX)?;
-        store(&self.ns, io.task, io.opener, &data, self.kind)?;
-        *off += data.len() as u64;
-        Ok(data.len())
-    }
-
-    fn seekable(&self) -> bool {
-        true
-    }
-
-    fn seek(&self, cur: u64, off: i64, whence: i32) -> Result<u64> {
-        self.text.seek(cur, off, whence)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+        let store = move |io: &Io<'_>, off: &mut u64, data: &[u8]| {
+            store(&ns, io.task, io.opener, data, kind)?;
+            *off += data.len() as u64;
+            Ok(data.len())
+        };
+        Ok(Box::new(WholeFile::new(text, Box::new(store))))
     }
 }
 

@@ -1,17 +1,14 @@
 //! `/proc/<pid>/timens_offsets` (time_namespaces(7)): offsets of the time namespace for the process's children.
 
-use std::any::Any;
-
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::file::{FileOps, Io};
-use uml_core::io::{Sink, Source, take_vec};
 use uml_core::ns::time::Change;
 use uml_core::task::{Cap, Task};
 use uml_core::time::Clock;
 
 use super::Target;
-use crate::synth::{Regular, Spec, Text, TextFile, WRITE_MAX};
+use crate::synth::{Regular, Spec, Text, TextFile, WholeFile};
 
 fn show(t: &Target, _: &Task, out: &mut Text) -> Result<()> {
     let o = t.task()?.ns().time_for_children.offsets();
@@ -86,47 +83,21 @@ impl Regular for Offsets {
     fn open(&self, _: u32) -> Result<Box<dyn FileOps>> {
         let shown = self.0.clone();
         let text = TextFile::new(move |reader, out| show(&shown, reader, out));
-        Ok(Box::new(Open { text, target: self.0.clone() }))
+        let target = self.0.clone();
+        Ok(Box::new(WholeFile::new(text, Box::new(move |io, _, data| store(&target, io, data)))))
     }
 }
 
-struct Open {
-    text: TextFile,
-    target: Target,
-}
-
-impl FileOps for Open {
-    fn read(&self, io: &Io<'_>, off: &mut u64, dst: &mut dyn Sink) -> Result<usize> {
-        self.text.read(io, off, dst)
+/// The position stays: a further clock may follow.
+fn store(target: &Target, io: &Io<'_>, data: &[u8]) -> Result<usize> {
+    let (changes, taken) = parse_all(data)?;
+    let ns = target.task()?.ns().time_for_children.clone();
+    if !io.opener.capable_in(&ns.owner, Cap::SysTime) {
+        return Err(EPERM);
     }
-
-    fn write(&self, io: &Io<'_>, off: &mut u64, src: &mut dyn Source) -> Result<usize> {
-        if *off != 0 {
-            return Err(EINVAL);
-        }
-        let data = take_vec(src, WRITE_MAX)?;
-        let (changes, taken) = parse_all(&data)?;
-        let ns = self.target.task()?.ns().time_for_children.clone();
-        if !io.opener.capable_in(&ns.owner, Cap::SysTime) {
-            return Err(EPERM);
-        }
-        let kernel = io.task.kernel();
-        ns.change(&changes, &|clock| kernel.time.now(clock))?;
-        // The position stays: a further clock may follow.
-        Ok(taken)
-    }
-
-    fn seekable(&self) -> bool {
-        true
-    }
-
-    fn seek(&self, cur: u64, off: i64, whence: i32) -> Result<u64> {
-        self.text.seek(cur, off, whence)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
+    let kernel = io.task.kernel();
+    ns.change(&changes, &|clock| kernel.time.now(clock))?;
+    Ok(taken)
 }
 
 #[cfg(test)]
