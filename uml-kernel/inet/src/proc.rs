@@ -412,10 +412,9 @@ fn icmp_counters(c: &IcmpCounters, out: &mut Text) {
         head += &format!(" In{name}");
         line += &format!(" {}", c.of_type(kind).0);
     }
-    // Failures are counted by IP.
     head += " OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost";
     let (all, host) = (c.out_rate_global.get(), c.out_rate_host.get());
-    line += &format!(" {} 0 {all} {host}", c.out_msgs.get());
+    line += &format!(" {} {} {all} {host}", c.out_msgs.get(), c.out_errors.get());
     for (name, kind) in ICMP_TYPES {
         head += &format!(" Out{name}");
         line += &format!(" {}", c.of_type(kind).1);

@@ -165,8 +165,11 @@ pub(crate) fn send(
     p.csum = Csum::Valid;
     let m = Meta { ttl, df: false, ..Meta::new(src, dst, proto) };
     let stack = cx.stack().clone();
-    stack.snmp.icmp_of(dst.is_ipv6()).sent(kind);
-    let _ = stack.send_ip(cx, way, &m, p);
+    let counters = stack.snmp.icmp_of(dst.is_ipv6());
+    counters.sent(kind);
+    if stack.send_ip(cx, way, &m, p).is_err() {
+        counters.out_errors.inc();
+    }
 }
 
 fn body_of(p: &Packet, from: usize) -> Vec<u8> {

@@ -24,6 +24,8 @@ pub struct IcmpCounters {
     pub in_errors: Counter,
     pub in_csum_errors: Counter,
     pub out_msgs: Counter,
+    /// Messages of the stack that could not go out.
+    pub out_errors: Counter,
     /// Not sent because of the limit for all, and for one host.
     pub out_rate_global: Counter,
     pub out_rate_host: Counter,
@@ -39,6 +41,7 @@ impl Default for IcmpCounters {
             in_errors: Counter::default(),
             in_csum_errors: Counter::default(),
             out_msgs: Counter::default(),
+            out_errors: Counter::default(),
             out_rate_global: Counter::default(),
             out_rate_host: Counter::default(),
             in_types: none(),
