@@ -4,19 +4,33 @@ use std::net::IpAddr;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_core::task::{Cap, Task};
 use uml_ipc::socket::message::parse_control;
 use uml_ipc::socket::{Control, Options};
 use uml_net::sock::{Datagram, QueuedError, SendInfo};
+use uml_net::wire::ipv4::{self, OPTIONS_MAX};
+use uml_net::wire::v6_headers::{self, Headers};
+use uml_net::wire::{proto, v4_options};
 
 use crate::addr;
-use crate::ip_options::{Extra, int, recv};
+use crate::ip_options::{Extra, header_place, int, packet_options, recv};
 
 const SOL_UDP: i32 = 17;
 const UDP_SEGMENT: i32 = 103;
 const SO_TIMESTAMPNS: i32 = libc::SO_TIMESTAMPNS;
 
+/// A header of options for one message: `EINVAL` for one that is cut short, `EPERM` without CAP_NET_RAW.
+fn header(s: &mut SendInfo, task: &Task, name: i32, b: &[u8]) -> Result<()> {
+    let all = s.headers.get_or_insert_default();
+    let place = header_place(all, name).filter(|p| p.is_empty()).ok_or(EINVAL)?;
+    let h = Headers::of_program(b).ok_or(EINVAL)?;
+    crate::require_net(task, Cap::NetRaw)?;
+    *place = h;
+    Ok(())
+}
+
 /// What a sender asks for in its control messages.
-pub fn parse(control: &[u8], v6: bool) -> Result<SendInfo> {
+pub fn parse(task: &Task, control: &[u8], v6: bool) -> Result<SendInfo> {
     let mut s = SendInfo::default();
     if control.is_empty() {
         return Ok(s);
@@ -29,11 +43,22 @@ pub fn parse(control: &[u8], v6: bool) -> Result<SendInfo> {
                 let a = std::net::Ipv4Addr::new(d[4], d[5], d[6], d[7]);
                 s.src = (!a.is_unspecified()).then_some(IpAddr::V4(a));
             }
-            (libc::IPPROTO_IP, libc::IP_TTL) => match int(c.data)? {
+            (libc::IPPROTO_IP, libc::IP_TTL) => match whole(c.data)? {
                 n @ 1..=255 => s.ttl = Some(n as u8),
                 _ => return Err(EINVAL),
             },
-            (libc::IPPROTO_IP, libc::IP_TOS) => s.tos = Some(int(c.data)? as u8),
+            (libc::IPPROTO_IP, libc::IP_TOS) => {
+                let n = if c.data.len() == 1 { i32::from(c.data[0]) } else { whole(c.data)? };
+                s.tos = Some(u8::try_from(n).map_err(|_| EINVAL)?);
+            }
+            (libc::IPPROTO_IP, libc::IP_RETOPTS) => {
+                let b = &c.data[..c.data.len().min(OPTIONS_MAX)];
+                s.options = Some(packet_options(task, b)?);
+            }
+            (
+                libc::IPPROTO_IPV6,
+                n @ (libc::IPV6_HOPOPTS | libc::IPV6_RTHDRDSTOPTS | libc::IPV6_DSTOPTS),
+            ) if v6 => header(&mut s, task, n, c.data)?,
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if v6 => {
                 let d = c.data.get(..20).ok_or(EINVAL)?;
                 let mut o = [0; 16];
@@ -63,6 +88,11 @@ pub fn parse(control: &[u8], v6: bool) -> Result<SendInfo> {
         }
     }
     Ok(s)
+}
+
+/// An integer that must be one.
+fn whole(b: &[u8]) -> Result<i32> {
+    if b.len() == 4 { int(b) } else { Err(EINVAL) }
 }
 
 fn item(level: i32, kind: i32, data: Vec<u8>) -> Control {
@@ -101,6 +131,16 @@ pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64
         if x.wants(recv::TOS) {
             out.push(item(libc::IPPROTO_IP, libc::IP_TOS, vec![d.tos]));
         }
+        if let Some(o) = d.header.get(ipv4::HEADER..).filter(|o| !o.is_empty()) {
+            if x.wants(recv::OPTIONS) {
+                out.push(item(libc::IPPROTO_IP, libc::IP_RECVOPTS, o.to_vec()));
+            }
+            if x.wants(recv::RETOPTS)
+                && let Some(back) = v4_options::Options::echo(o)
+            {
+                out.push(item(libc::IPPROTO_IP, libc::IP_RETOPTS, back.bytes().to_vec()));
+            }
+        }
         if x.wants(recv::ORIGDST) {
             let a = std::net::SocketAddr::new(d.dst, d.dst_port);
             out.push(item(libc::IPPROTO_IP, libc::IP_ORIGDSTADDR, addr::format(a, false, 0)));
@@ -124,8 +164,26 @@ pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64
             let b = i32::from(d.tos).to_le_bytes().to_vec();
             out.push(item(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, b));
         }
+        if d.dst.is_ipv6() {
+            headers_of(&d.header, x, &mut out);
+        }
     }
     out
+}
+
+/// The extension headers that a receiver asked for.
+fn headers_of(packet: &[u8], x: &Extra, out: &mut Vec<Control>) {
+    for (proto, header) in v6_headers::each(packet) {
+        let (bit, kind) = match proto {
+            proto::HOPOPT => (recv::HOPOPTS, libc::IPV6_HOPOPTS),
+            proto::DSTOPTS => (recv::DSTOPTS, libc::IPV6_DSTOPTS),
+            proto::ROUTING => (recv::RTHDR, libc::IPV6_RTHDR),
+            _ => continue,
+        };
+        if x.wants(bit) {
+            out.push(item(libc::IPPROTO_IPV6, kind, header.to_vec()));
+        }
+    }
 }
 
 /// An entry of the error queue: `struct sock_extended_err` and the offender's address.

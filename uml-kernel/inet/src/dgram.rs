@@ -315,7 +315,7 @@ impl Socket for DgramSocket {
         if self.v6 && self.opts().lock().v6only && to.is_some_and(|t| t.0.is_ipv4()) {
             return Err(ENETUNREACH);
         }
-        let mut info = control::parse(args.control, self.v6)?;
+        let mut info = control::parse(args.task, args.control, self.v6)?;
         info.dontroute = args.flags & libc::MSG_DONTROUTE != 0;
         if info.segment == 0 {
             info.segment = self.extra.segment.load(Ordering::Relaxed) as u16;

@@ -11,6 +11,8 @@ use uml_core::task::{Cap, Task};
 use uml_net::route::Flow;
 use uml_net::sock::{self, IpOptions};
 use uml_net::stack::Stack;
+use uml_net::wire::v4_options;
+use uml_net::wire::v6_headers::Headers;
 
 use crate::addr;
 use crate::stream::may_use_port;
@@ -33,6 +35,9 @@ pub mod recv {
     pub const DSTOPTS: u64 = 1 << 15;
     pub const HOPOPTS: u64 = 1 << 16;
     pub const ZEROCOPY: u64 = 1 << 18;
+    pub const OPTIONS: u64 = 1 << 19;
+    pub const RETOPTS: u64 = 1 << 20;
+    pub const CHECKSUM: u64 = 1 << 21;
 }
 
 /// Settings that only the glue needs.
@@ -224,10 +229,15 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         libc::IP_RECVTOS => recv::TOS,
         libc::IP_RECVORIGDSTADDR => recv::ORIGDST,
         IP_NODEFRAG => recv::NODEFRAG,
+        libc::IP_RECVOPTS => recv::OPTIONS,
+        libc::IP_RETOPTS => recv::RETOPTS,
+        // Sums are told of packets whose device made one of everything in them, which none here does.
+        IP_CHECKSUM => recv::CHECKSUM,
         _ => 0,
     };
     if bit != 0 {
-        t.extra.set(bit, int(v)? != 0);
+        // Nothing at all is off.
+        t.extra.set(bit, !v.is_empty() && int(v)? != 0);
         return Ok(());
     }
     match name {
@@ -306,7 +316,7 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
             t.opts.lock().pmtu = n as u8;
         }
         libc::IP_RECVERR => t.opts.lock().recv_err = int(v)? != 0,
-        IP_RECVERR_RFC4884 | IP_BIND_ADDRESS_NO_PORT | IP_CHECKSUM | libc::IP_MINTTL => {
+        IP_RECVERR_RFC4884 | IP_BIND_ADDRESS_NO_PORT | libc::IP_MINTTL => {
             int(v)?;
             if name == libc::IP_MINTTL {
                 return Err(ENOPROTOOPT);
@@ -322,16 +332,55 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
             t.opts.lock().transparent = on;
         }
         libc::IP_OPTIONS => {
-            if v.len() > 40 {
-                return Err(EINVAL);
-            }
-            let mut b = v.to_vec();
-            while b.len() % 4 != 0 {
-                b.push(0);
-            }
-            t.opts.lock().options = b;
+            let o = packet_options(task, v)?;
+            t.opts.lock().options = o;
         }
         _ => return Err(ENOPROTOOPT),
+    }
+    Ok(())
+}
+
+/// IPv4 options that a program gives: `EINVAL` for what is wrong with them, `EPERM` for source routes without CAP_NET_RAW.
+pub(crate) fn packet_options(task: &Task, v: &[u8]) -> Result<v4_options::Options> {
+    let raw = crate::require_net(task, Cap::NetRaw).is_ok();
+    v4_options::Options::of_program(v, raw).map_err(|e| match e {
+        v4_options::Refusal::Wrong(_) => EINVAL,
+        v4_options::Refusal::Privilege => EPERM,
+    })
+}
+
+/// Whether the option changes what stands in the headers of packets.
+pub(crate) fn is_of_headers(level: i32, name: i32) -> bool {
+    match level {
+        libc::IPPROTO_IP => name == libc::IP_OPTIONS,
+        libc::IPPROTO_IPV6 => header_place(&mut Headers::default(), name).is_some(),
+        _ => false,
+    }
+}
+
+/// The place of an extension header among those of a socket or a message; `None` for routing headers.
+pub(crate) fn header_place(h: &mut Headers, name: i32) -> Option<&mut Vec<u8>> {
+    match name {
+        libc::IPV6_HOPOPTS => Some(&mut h.hop),
+        libc::IPV6_RTHDRDSTOPTS => Some(&mut h.first),
+        libc::IPV6_DSTOPTS => Some(&mut h.dst),
+        _ => None,
+    }
+}
+
+/// A header of options that stays with the socket (RFC 3542 4): `EPERM` without CAP_NET_RAW, `EINVAL` for one that is cut short and
+/// for routing headers, whose type 0 is no more (RFC 5095).
+fn set_header(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
+    if name != libc::IPV6_RTHDR {
+        crate::require_net(task, Cap::NetRaw)?;
+    }
+    let header = match v.len() {
+        0 => Vec::new(),
+        n if n % 8 != 0 || n > 8 * 255 || name == libc::IPV6_RTHDR => return Err(EINVAL),
+        _ => Headers::of_program(v).ok_or(EINVAL)?,
+    };
+    if let Some(place) = header_place(&mut t.opts.lock().headers, name) {
+        *place = header;
     }
     Ok(())
 }
@@ -424,6 +473,9 @@ fn set_v6(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
             t.opts.lock().transparent = whole_int(v)? != 0;
         }
         IPV6_FREEBIND => t.opts.lock().free_bind = whole_int(v)? != 0,
+        libc::IPV6_HOPOPTS | libc::IPV6_RTHDRDSTOPTS | libc::IPV6_RTHDR | libc::IPV6_DSTOPTS => {
+            set_header(t, task, name, v)?;
+        }
         _ => return Err(ENOPROTOOPT),
     }
     Ok(())
@@ -516,8 +568,11 @@ fn get_v4(t: &Target<'_>, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
         libc::IP_RECVTOS => wants(recv::TOS),
         libc::IP_RECVORIGDSTADDR => wants(recv::ORIGDST),
         IP_NODEFRAG => wants(recv::NODEFRAG),
-        IP_BIND_ADDRESS_NO_PORT | IP_RECVERR_RFC4884 | IP_CHECKSUM => one(0),
-        libc::IP_OPTIONS => Ok(o.options),
+        libc::IP_RECVOPTS => wants(recv::OPTIONS),
+        libc::IP_RETOPTS => wants(recv::RETOPTS),
+        IP_CHECKSUM => wants(recv::CHECKSUM),
+        IP_BIND_ADDRESS_NO_PORT | IP_RECVERR_RFC4884 => one(0),
+        libc::IP_OPTIONS => Ok(o.options.bytes().to_vec()),
         _ => Err(ENOPROTOOPT),
     }
 }
@@ -547,6 +602,10 @@ fn get_v6(t: &Target<'_>, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
         libc::IPV6_RECVDSTOPTS => wants(recv::DSTOPTS),
         libc::IPV6_RECVHOPOPTS => wants(recv::HOPOPTS),
         IPV6_AUTOFLOWLABEL => wants(recv::AUTOFLOW),
+        libc::IPV6_HOPOPTS | libc::IPV6_RTHDRDSTOPTS | libc::IPV6_RTHDR | libc::IPV6_DSTOPTS => {
+            let mut o = o;
+            Ok(header_place(&mut o.headers, name).cloned().unwrap_or_default())
+        }
         _ => Err(ENOPROTOOPT),
     }
 }

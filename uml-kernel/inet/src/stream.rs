@@ -412,6 +412,9 @@ impl Socket for StreamSocket {
                 };
                 ip_options::set(&target, task, level, name, value)?;
                 self.tcp.options_changed();
+                if ip_options::is_of_headers(level, name) {
+                    self.tcp.headers_changed();
+                }
                 Ok(())
             }
         }

@@ -10,7 +10,7 @@ use crate::packet::{GsoKind, Packet};
 use crate::route::Flow;
 use crate::stack::{Cx, Stack};
 use crate::wire::icmp as wire_icmp;
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::udp;
 
@@ -53,6 +53,10 @@ impl Stack {
         let sum = u32::from(u16::from_be_bytes([b[10], b[11]])) + 0x100;
         let sum = (sum & 0xffff) + (sum >> 16);
         b[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+        if h.header_len > ipv4::HEADER {
+            let here = self.source_for(&dst.iface, h.dst.into(), dst.next);
+            self.record_options(&mut p, h.header_len, here);
+        }
         p.priority = 0;
         self.pass_on(cx, &dst, p);
     }

@@ -305,9 +305,18 @@ pub fn cut(mut p: Packet, mtu: usize, id: u32) -> Vec<Packet> {
             out.push(piece);
         }
     } else {
-        let first = p.net()[6];
-        let data = p.take_payload(ipv6::HEADER);
-        let room = (mtu.saturating_sub(ipv6::HEADER + Fragment::LEN) / 8 * 8).max(8);
+        // Hop-by-hop options are for every router and stay in each piece (RFC 8200 4.5).
+        let mut header = ipv6::HEADER;
+        let mut next_at = 6;
+        if p.net()[6] == proto::HOPOPT && p.pull(header + 8) {
+            let len = (usize::from(p.net()[header + 1]) + 1) * 8;
+            if p.pull(header + len) {
+                (next_at, header) = (header, header + len);
+            }
+        }
+        let first = p.net()[next_at];
+        let data = p.take_payload(header);
+        let room = (mtu.saturating_sub(header + Fragment::LEN) / 8 * 8).max(8);
         let mut at = 0;
         while at < data.len() {
             let part = data.part(at, room);
@@ -315,9 +324,9 @@ pub fn cut(mut p: Packet, mtu: usize, id: u32) -> Vec<Packet> {
             let f = Fragment { next: first, offset: at, more, id };
             at += part.len();
             let mut piece = Packet::new(part);
-            let mut head = p.net()[..ipv6::HEADER].to_vec();
-            head[6] = proto::FRAGMENT;
-            let len = (Fragment::LEN + piece.data.len()) as u16;
+            let mut head = p.net()[..header].to_vec();
+            head[next_at] = proto::FRAGMENT;
+            let len = (header - ipv6::HEADER + Fragment::LEN + piece.data.len()) as u16;
             head[4..6].copy_from_slice(&len.to_be_bytes());
             piece.head_mut().extend_from_slice(&head);
             piece.head_mut().extend_from_slice(&f.bytes());

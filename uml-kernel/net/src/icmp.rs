@@ -16,9 +16,9 @@ use crate::stack::{Cx, Stack};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::Mac;
 use crate::wire::icmp::{self as wire, Icmp, v4, v6};
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
-use crate::wire::{ndp, proto};
+use crate::wire::{ndp, proto, v4_options};
 
 /// Bytes of a bad packet that an ICMP error quotes: as many as fit 576 (RFC 1812 4.3.2.3).
 const QUOTE_V4: usize = 576 - 20 - 8;
@@ -125,7 +125,17 @@ pub fn error(cx: &mut Cx, bad: &Packet, kind: u8, code: u8, rest: u32) {
     // What is quoted left here with whatever checksum it has.
     let mut bytes = whole.to_vec();
     bytes.truncate(quote);
-    send(cx, &way, src, kind, code, rest, &bytes, 64);
+    let options = match b.get(..1) {
+        Some([first]) if first >> 4 == 4 => {
+            let end = usize::from(first & 15) * 4;
+            v4_options::Options::echo(b.get(ipv4::HEADER..end).unwrap_or(&[])).unwrap_or_default()
+        }
+        _ => Default::default(),
+    };
+    let room = quote.saturating_sub(options.len());
+    bytes.truncate(room);
+    let h = Icmp { kind, code, checksum: 0, rest };
+    send_with(cx, &way, src, h, &bytes, 64, &options);
 }
 
 /// A packet that waited for a neighbour that does not answer.
@@ -149,10 +159,23 @@ pub(crate) fn send(
     body: &[u8],
     ttl: u8,
 ) {
+    let h = Icmp { kind, code, checksum: 0, rest };
+    send_with(cx, way, dst, h, body, ttl, &Default::default());
+}
+
+/// As [`send`], with IPv4 options.
+fn send_with(
+    cx: &mut Cx,
+    way: &crate::ip::Dst,
+    dst: IpAddr,
+    mut h: Icmp,
+    body: &[u8],
+    ttl: u8,
+    options: &v4_options::Options,
+) {
     let src = way.src;
     let proto = if dst.is_ipv4() { proto::ICMP } else { proto::ICMPV6 };
     let mut p = Packet::new(Data::copy_of(body));
-    let mut h = Icmp { kind, code, checksum: 0, rest };
     let mut s = if dst.is_ipv4() {
         Sum::new()
     } else {
@@ -163,10 +186,11 @@ pub(crate) fn send(
     h.checksum = s.finish();
     p.head_mut().extend_from_slice(&h.bytes());
     p.csum = Csum::Valid;
-    let m = Meta { ttl, df: false, ..Meta::new(src, dst, proto) };
+    let mut m = Meta { ttl, df: false, ..Meta::new(src, dst, proto) };
     let stack = cx.stack().clone();
+    m.set_options(&stack, options);
     let counters = stack.snmp.icmp_of(dst.is_ipv6());
-    counters.sent(kind);
+    counters.sent(h.kind);
     if stack.send_ip(cx, way, &m, p).is_err() {
         counters.out_errors.inc();
     }
@@ -260,8 +284,10 @@ fn echo(stack: &Stack, cx: &mut Cx, to: &Delivery, h: &Icmp, p: &Packet, reply: 
         f.oif = p.iface;
     }
     let Ok(way) = stack.route_to(&f) else { return };
+    let Some(options) = to.echoed_options(p) else { return };
     let body = body_of(p, to.header_len + wire::HEADER);
-    send(cx, &way, to.src, reply, 0, h.rest, &body, 64);
+    let h = Icmp { kind: reply, code: 0, checksum: 0, rest: h.rest };
+    send_with(cx, &way, to.src, h, &body, 64, &options);
 }
 
 /// What an error means to a program (icmp(7) and Linux's tables), and whether it is final.

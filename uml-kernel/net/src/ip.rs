@@ -16,7 +16,7 @@ use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{self, Ethernet, Mac, Tag, ethertype};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
-use crate::wire::{icmp as wire_icmp, proto};
+use crate::wire::{icmp as wire_icmp, proto, v4_options};
 use crate::{fragment, icmp, neighbour};
 
 /// Where a packet goes next.
@@ -46,8 +46,10 @@ pub struct Meta {
     pub df: bool,
     pub id: u16,
     pub flow: u32,
-    /// IPv4 options, in whole words.
+    /// IPv4 options, in whole words, or IPv6 extension headers.
     pub options: Vec<u8>,
+    /// Protocol number of the first extension header, or of the payload.
+    pub first: u8,
     /// The user whose socket sends.
     pub owner: Option<u32>,
 }
@@ -65,7 +67,17 @@ impl Meta {
             id: 0,
             flow: 0,
             options: Vec::new(),
+            first: proto,
             owner: None,
+        }
+    }
+
+    /// Sends IPv4 options with the packet: a source route changes its destination.
+    pub(crate) fn set_options(&mut self, stack: &Stack, options: &v4_options::Options) {
+        if let (IpAddr::V4(src), IpAddr::V4(dst), false) = (self.src, self.dst, options.is_empty())
+        {
+            self.options = stack.recording(src, |here| options.fill(dst, here));
+            self.dst = options.first_hop().map_or(self.dst, IpAddr::V4);
         }
     }
 }
@@ -104,9 +116,11 @@ pub fn write_header(p: &mut Packet, m: &Meta) {
                 IpAddr::V4(a) => a.to_ipv6_mapped(),
                 IpAddr::V6(a) => a,
             };
-            let mut v = Ipv6::new(six(src), six(dst), m.proto, m.ttl, len);
+            let len = m.options.len() + len;
+            let mut v = Ipv6::new(six(src), six(dst), m.first, m.ttl, len);
             (v.class, v.flow) = (m.tos, m.flow);
             v.write(&mut h);
+            h.extend_from_slice(&m.options);
             p.kind = ethertype::IPV6;
         }
     }
@@ -461,6 +475,9 @@ impl Stack {
                 Err(_) => return bad(),
             }
         }
+        if h.header_len > ipv4::HEADER && !self.options_allow(cx, &h, &p) {
+            return;
+        }
         if h.dst.is_broadcast() {
             return self.deliver_v4(cx, iface, h, p);
         }
@@ -500,6 +517,13 @@ impl Stack {
     }
 
     fn deliver_v4(&self, cx: &mut Cx, iface: &Arc<Interface>, mut h: Ipv4, mut p: Packet) {
+        if h.header_len > ipv4::HEADER {
+            let here = match self.is_local(h.dst.into()) {
+                true => Some(IpAddr::V4(h.dst)),
+                false => self.source_for(iface, h.src.into(), h.src.into()),
+            };
+            self.record_options(&mut p, h.header_len, here);
+        }
         if h.is_fragment() {
             match self.whole_v4(cx, &h, p) {
                 Some((again, whole)) => (h, p) = (again, whole),
@@ -677,6 +701,52 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// Whether a packet's options let it in: what is wrong with them is told (RFC 1122 3.2.2.5), and source-routed packets are
+    /// dropped, as `accept_source_route` says by default.
+    fn options_allow(&self, cx: &mut Cx, h: &Ipv4, p: &Packet) -> bool {
+        match v4_options::check(&p.net()[ipv4::HEADER..h.header_len], v4_options::Origin::Wire) {
+            Ok(routed) => !routed,
+            Err(refusal) => {
+                self.snmp.ip_in_hdr_errors.inc();
+                if let v4_options::Refusal::Wrong(at) = refusal {
+                    let at = (ipv4::HEADER + at) as u32;
+                    icmp::error(cx, p, wire_icmp::v4::PARAMETER, 0, at << 24);
+                }
+                false
+            }
+        }
+    }
+
+    /// Does what writes into options, as the host with address `addr`.
+    pub(crate) fn recording<R>(
+        &self,
+        addr: Ipv4Addr,
+        f: impl FnOnce(&v4_options::Here<'_>) -> R,
+    ) -> R {
+        let mine = |a: Ipv4Addr| {
+            let other = Kind::Unicast;
+            a.is_unspecified()
+                || a.is_multicast()
+                || a.is_broadcast()
+                || self.routes.lookup(&Flow::to(a.into())).is_ok_and(|r| r.kind != other)
+        };
+        let time = (self.realtime() / 1_000_000 % 86_400_000) as u32;
+        f(&v4_options::Here { addr, time, mine: &mine })
+    }
+
+    /// Records this host in the options of a packet that passes it.
+    pub(crate) fn record_options(&self, p: &mut Packet, header: usize, addr: Option<IpAddr>) {
+        let Some(IpAddr::V4(addr)) = addr else { return };
+        let Some(b) = p.net_bytes_mut().get_mut(..header) else { return };
+        if self.recording(addr, |here| v4_options::record(&mut b[ipv4::HEADER..], here, true)) {
+            b[10..12].fill(0);
+            let sum = crate::wire::checksum::checksum(b);
+            b[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+}
+
 /// What a delivered packet's IP header said.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
@@ -692,6 +762,23 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The network header when it has options or extension headers; empty otherwise.
+    pub(crate) fn long_header(&self, p: &Packet) -> Vec<u8> {
+        if self.header_len == header_len(self.dst) {
+            return Vec::new();
+        }
+        p.net().get(..self.header_len).map_or(Vec::new(), <[u8]>::to_vec)
+    }
+
+    /// What an answer carries in its options; `None` when it cannot.
+    pub(crate) fn echoed_options(&self, p: &Packet) -> Option<v4_options::Options> {
+        if self.dst.is_ipv6() {
+            return Some(Default::default());
+        }
+        let all = p.net().get(ipv4::HEADER..self.header_len).unwrap_or(&[]);
+        v4_options::Options::echo(all)
+    }
+
     /// Whether the transport checksum over everything after the network header is right.
     pub fn checksum_ok(&self, p: &Packet) -> bool {
         if p.csum != Csum::None {

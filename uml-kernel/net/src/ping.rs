@@ -235,6 +235,7 @@ impl Stack {
     pub(crate) fn ping_input(&self, cx: &mut Cx, to: &Delivery, h: &Icmp, mut p: Packet) {
         let s = self.ping.0.lock().get(&(to.dst.is_ipv6(), h.id())).cloned();
         let Some(s) = s else { return };
+        let header = to.long_header(&p);
         let data = p.take_payload(to.header_len);
         let d = Datagram {
             src: SocketAddr::new(to.src, 0),
@@ -246,6 +247,7 @@ impl Stack {
             data,
             stamp: p.stamp,
             gso: 0,
+            header,
         };
         let rcvbuf = s.opts.lock().rcvbuf;
         let taken = {

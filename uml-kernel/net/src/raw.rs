@@ -225,6 +225,7 @@ impl RawSocket {
             data: Data::copy_of(&bytes),
             stamp: p.stamp,
             gso: 0,
+            header: to.long_header(p),
         };
         let rcvbuf = self.opts.lock().rcvbuf;
         if self.inner.lock().inbox.put(d, rcvbuf) {
@@ -256,7 +257,7 @@ impl RawSocket {
         if self.header_included.load(Ordering::Relaxed) && !self.v6 {
             return self.send_with_header(&way, data);
         }
-        if data.len() + header_len(dst) > 65_535 {
+        if data.len() + header_len(dst) + o.extra(dst, info) > 65_535 {
             return Err(EMSGSIZE);
         }
         let mut body = data.to_vec();

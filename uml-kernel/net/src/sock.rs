@@ -15,6 +15,8 @@ use crate::ip::{Dst, Meta, header_len};
 use crate::packet::Data;
 use crate::route::{Flow, Kind};
 use crate::stack::{Cx, Stack};
+use crate::wire::v4_options;
+use crate::wire::v6_headers::Headers;
 
 /// IP_PMTUDISC_* (ip(7)).
 pub mod pmtu {
@@ -46,7 +48,10 @@ pub struct IpOptions {
     pub free_bind: bool,
     pub transparent: bool,
     pub v6only: bool,
-    pub options: Vec<u8>,
+    /// IP_OPTIONS.
+    pub options: v4_options::Options,
+    /// IPV6_HOPOPTS, IPV6_RTHDRDSTOPTS and IPV6_DSTOPTS.
+    pub headers: Headers,
     /// IP_RECVERR, IPV6_RECVERR.
     pub recv_err: bool,
     pub recv_err6: bool,
@@ -88,7 +93,8 @@ impl Default for IpOptions {
             free_bind: false,
             transparent: false,
             v6only: false,
-            options: Vec::new(),
+            options: Default::default(),
+            headers: Headers::default(),
             recv_err: false,
             recv_err6: false,
             device: 0,
@@ -116,6 +122,10 @@ pub struct SendInfo {
     pub dontroute: bool,
     /// UDP_SEGMENT.
     pub segment: u16,
+    /// IP_RETOPTS.
+    pub options: Option<v4_options::Options>,
+    /// IPV6_HOPOPTS and the like: they stand for those of the socket.
+    pub headers: Option<Headers>,
 }
 
 impl IpOptions {
@@ -123,6 +133,10 @@ impl IpOptions {
     pub fn flow(&self, dst: IpAddr, src: Option<IpAddr>, scope: u32, info: &SendInfo) -> Flow {
         let mut oif = [info.iface, self.device, scope].into_iter().find(|i| *i != 0).unwrap_or(0);
         let mut src = info.src.or(src);
+        let dst = match dst {
+            IpAddr::V4(_) => self.options(info).first_hop().map_or(dst, IpAddr::V4),
+            IpAddr::V6(_) => dst,
+        };
         if dst.is_multicast() && oif == 0 {
             oif = if dst.is_ipv4() { self.multicast_if } else { self.multicast_if6 };
             if src.is_none() && dst.is_ipv4() {
@@ -130,6 +144,20 @@ impl IpOptions {
             }
         }
         Flow { dst, src, oif, iif: 0, mark: self.mark, tos: self.tos }
+    }
+
+    /// What a packet says in its IPv4 options.
+    fn options<'a>(&'a self, info: &'a SendInfo) -> &'a v4_options::Options {
+        info.options.as_ref().unwrap_or(&self.options)
+    }
+
+    /// Bytes of options and extension headers in each packet to `dst`.
+    pub fn extra(&self, dst: IpAddr, info: &SendInfo) -> usize {
+        if dst.is_ipv4() {
+            self.options(info).len()
+        } else {
+            info.headers.as_ref().unwrap_or(&self.headers).len()
+        }
     }
 
     /// The header of a packet of `len` transport bytes that goes `way` to `dst`.
@@ -149,7 +177,7 @@ impl IpOptions {
             let default = stack.conf.ip_default_ttl.get() as u8;
             m.ttl = if group { self.multicast_ttl } else { self.ttl.unwrap_or(default) };
             m.tos = info.tos.unwrap_or(self.tos);
-            m.options = self.options.clone();
+            m.set_options(stack, self.options(info));
             let fits = header_len(dst) + m.options.len() + len <= way.mtu;
             m.df = match self.pmtu {
                 pmtu::DONT => false,
@@ -163,6 +191,8 @@ impl IpOptions {
             let default = way.iface.v6.hop_limit.load(Ordering::Relaxed) as u8;
             m.ttl = if group { self.multicast_hops } else { self.hops.unwrap_or(default) };
             m.tos = info.tos.unwrap_or(self.tclass);
+            let headers = info.headers.as_ref().unwrap_or(&self.headers);
+            (m.first, m.options) = headers.chain(proto);
         }
         if let Some(t) = info.ttl {
             m.ttl = t;
@@ -185,6 +215,8 @@ pub struct Datagram {
     pub stamp: u64,
     /// Size of each part, when several datagrams came as one (UDP_GRO).
     pub gso: u16,
+    /// The network header, when it has options or extension headers.
+    pub header: Vec<u8>,
 }
 
 /// An entry of the error queue (ip(7) IP_RECVERR).

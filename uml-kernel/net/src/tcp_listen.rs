@@ -10,7 +10,7 @@ use crate::ip::Dst;
 use crate::packet::Data;
 use crate::ports::Claim;
 use crate::route::Kind;
-use crate::sock::SendInfo;
+use crate::sock::{IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
 use crate::tcp::Segment;
 use crate::tcp::tcb::{Handshake, Tcb, announce};
@@ -19,6 +19,7 @@ use crate::tcp_table::Quad;
 use crate::time::{SEC, Time};
 use crate::timer::Expire;
 use crate::wire::tcp::{self as wire, Tcp, flags};
+use crate::wire::v4_options;
 
 /// A SYN that was answered.
 pub(crate) struct Request {
@@ -31,6 +32,8 @@ pub(crate) struct Request {
     due: Time,
     tries: u32,
     asked: Time,
+    /// IPv4 options of its packets.
+    options: v4_options::Options,
 }
 
 /// What a listening socket keeps.
@@ -114,7 +117,9 @@ impl TcpSocket {
         Some(score + u32::from(device != 0) * 4)
     }
 
-    /// A segment for a listening socket; `isn` continues a connection in TIME_WAIT.
+    /// A segment for a listening socket; `isn` continues a connection in TIME_WAIT, `back` are the options that answer those of
+    /// the segment.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn listen_input(
         &self,
         cx: &mut Cx,
@@ -123,6 +128,7 @@ impl TcpSocket {
         h: &Tcp,
         data: Data,
         isn: Option<u32>,
+        back: v4_options::Options,
     ) {
         let child = {
             let mut i = self.inner.lock();
@@ -131,12 +137,14 @@ impl TcpSocket {
                 self.stack.tcp_reset(cx, &q, h, data.len());
                 return;
             }
-            match self.judge(cx, &mut i, iface, q, h, &data, isn) {
+            match self.judge(cx, &mut i, iface, q, h, &data, isn, back) {
                 Verdict::Nothing => return,
                 Verdict::Reset => None,
-                Verdict::Child(hand, iss, way) => {
+                Verdict::Child(hand, iss, way, options) => {
                     self.stack.snmp.tcp_passive_opens.inc();
-                    let Some(c) = self.make_child(cx, &i, q, &hand, iss, way) else { return };
+                    let Some(c) = self.make_child(cx, &i, q, &hand, iss, way, options) else {
+                        return;
+                    };
                     if let Role::Listen(l) = &mut i.role {
                         l.accept.push_back(c.clone());
                     }
@@ -163,6 +171,7 @@ impl TcpSocket {
         h: &Tcp,
         data: &Data,
         isn: Option<u32>,
+        back: v4_options::Options,
     ) -> Verdict {
         let set = i.set.clone();
         let Role::Listen(l) = &mut i.role else { return Verdict::Nothing };
@@ -177,7 +186,7 @@ impl TcpSocket {
             if syn {
                 if h.seq == r.hand.irs {
                     let (seg, way) = answer(r, cx.now, &self.stack, &q);
-                    let o = self.opts.lock().clone();
+                    let o = self.options_of(r);
                     self.send_segment(cx, &way, q.local, q.remote, seg, &o);
                 }
                 return Verdict::Nothing;
@@ -210,9 +219,9 @@ impl TcpSocket {
             let mut hand = r.hand;
             // The window of the acknowledgement counts, scaled as it is.
             hand.window = r.hand.window;
-            let (iss, way) = (r.iss, r.way.clone());
+            let (iss, way, options) = (r.iss, r.way.clone(), std::mem::take(&mut r.options));
             l.requests.remove(&q);
-            return Verdict::Child(hand, iss, way);
+            return Verdict::Child(hand, iss, way, options);
         }
         if h.has(flags::RST) {
             return Verdict::Nothing;
@@ -222,7 +231,7 @@ impl TcpSocket {
                 return Verdict::Reset;
             }
             return match self.check_cookie(cx, l, &q, h) {
-                Some((hand, way)) => Verdict::Child(hand, h.ack.wrapping_sub(1), way),
+                Some((hand, way)) => Verdict::Child(hand, h.ack.wrapping_sub(1), way, back),
                 None => Verdict::Reset,
             };
         }
@@ -233,7 +242,8 @@ impl TcpSocket {
             self.stack.snmp.tcp_listen_overflows.inc();
             return Verdict::Nothing;
         }
-        let o = self.opts.lock().clone();
+        let mut o = self.opts.lock().clone();
+        o.options = back.clone();
         let scope = if matches!(q.remote.ip(), IpAddr::V6(a) if crate::interface::is_link_local(a))
         {
             iface
@@ -245,7 +255,8 @@ impl TcpSocket {
         if !matches!(way.kind, Kind::Unicast | Kind::Local) {
             return Verdict::Nothing;
         }
-        let mss = announce(way.mtu, crate::ip::header_len(q.remote.ip()), &set);
+        let header = crate::ip::header_len(q.remote.ip());
+        let mss = announce(way.mtu, header + o.extra(q.remote.ip(), &SendInfo::default()), &set);
         let window = (set.rcvbuf / 2).min(65_535) as u16;
         let mut hand = Handshake::of(h, &set);
         let limit =
@@ -259,20 +270,26 @@ impl TcpSocket {
             (hand.wscale, hand.timestamp, hand.sack) = (None, None, false);
             l.cookies_until = cx.now + 120 * SEC;
             self.stack.snmp.tcp_syncookies_sent.inc();
-            let r =
-                Request { hand, iss, mss, window, way, due: Time::NEVER, tries: 0, asked: cx.now };
+            let (due, asked) = (Time::NEVER, cx.now);
+            let r = Request { hand, iss, mss, window, way, due, tries: 0, asked, options: back };
             let (seg, way) = answer(&r, cx.now, &self.stack, &q);
             self.send_segment(cx, &way, q.local, q.remote, seg, &o);
             return Verdict::Nothing;
         }
         let iss = isn.unwrap_or_else(|| self.stack.tcp_isn(&q, cx.now));
         let due = cx.now + SEC;
-        let r = Request { hand, iss, mss, window, way, due, tries: 0, asked: cx.now };
+        let asked = cx.now;
+        let r = Request { hand, iss, mss, window, way, due, tries: 0, asked, options: back };
         let (seg, way) = answer(&r, cx.now, &self.stack, &q);
         l.requests.insert(q, r);
         self.send_segment(cx, &way, q.local, q.remote, seg, &o);
         self.arm_requests(i, due);
         Verdict::Nothing
+    }
+
+    /// What the packets of a request say.
+    fn options_of(&self, r: &Request) -> IpOptions {
+        IpOptions { options: r.options.clone(), ..self.opts.lock().clone() }
     }
 
     fn arm_requests(&self, i: &mut Inner, at: Time) {
@@ -298,14 +315,13 @@ impl TcpSocket {
                     r.tries += 1;
                     r.due = now + (SEC << r.tries.min(6));
                     let (seg, way) = answer(r, now, &self.stack, q);
-                    again.push((*q, seg, way));
+                    again.push((*q, seg, way, self.options_of(r)));
                 }
                 next = next.min(r.due);
                 true
             });
         }
-        let o = self.opts.lock().clone();
-        for (q, seg, way) in again {
+        for (q, seg, way, o) in again {
             self.stack.snmp.tcp_retrans_segs.inc();
             self.send_segment(cx, &way, q.local, q.remote, seg, &o);
         }
@@ -315,6 +331,7 @@ impl TcpSocket {
     }
 
     /// A connection of a completed handshake.
+    #[allow(clippy::too_many_arguments)]
     fn make_child(
         &self,
         cx: &mut Cx,
@@ -323,8 +340,10 @@ impl TcpSocket {
         hand: &Handshake,
         iss: u32,
         way: Dst,
+        options: v4_options::Options,
     ) -> Option<Arc<TcpSocket>> {
         let mut o = self.opts.lock().clone();
+        o.options = options;
         o.memberships = Vec::new();
         o.listen_addr = None;
         let mut path = self.path(&way, q.remote, iss, &o);
@@ -406,7 +425,7 @@ impl TcpSocket {
 enum Verdict {
     Nothing,
     Reset,
-    Child(Handshake, u32, Dst),
+    Child(Handshake, u32, Dst, v4_options::Options),
 }
 
 fn ts_offset(stack: &Stack, q: &Quad) -> u32 {

@@ -362,7 +362,7 @@ impl TcpSocket {
     }
 
     pub(crate) fn path(&self, way: &Dst, to: SocketAddr, iss: u32, o: &IpOptions) -> Path {
-        let extra = if to.is_ipv4() { o.options.len() } else { 0 };
+        let extra = o.extra(to.ip(), &SendInfo::default());
         Path {
             iss,
             ts_offset: self.stack.flow_hash(to, to) as u32,
@@ -803,6 +803,17 @@ impl TcpSocket {
         match &mut i.role {
             Role::Conn(t) => &mut t.set,
             _ => &mut i.set,
+        }
+    }
+
+    /// Options of packets have changed: segments leave room for them.
+    pub fn headers_changed(&self) {
+        let mut i = self.inner.lock();
+        i.way = None;
+        let Some(to) = i.remote else { return };
+        let extra = self.opts.lock().extra(to.ip(), &SendInfo::default());
+        if let Role::Conn(t) = &mut i.role {
+            t.set_net_header(ip::header_len(to.ip()) + extra);
         }
     }
 

@@ -261,6 +261,8 @@ impl Stack {
         };
         let q =
             Quad { local: SocketAddr::new(to.dst, h.dst), remote: SocketAddr::new(to.src, h.src) };
+        // What connections that begin with this segment answer in their packets.
+        let back = to.echoed_options(&p).unwrap_or_default();
         let data = p.take_payload(at + header);
         let mut isn = None;
         match self.tcp.find(self, &q) {
@@ -275,7 +277,7 @@ impl Stack {
             None => {}
         }
         match self.tcp.listener(self, q.local, q.remote, iface.index) {
-            Some(l) => l.listen_input(cx, iface.index, q, &h, data, isn),
+            Some(l) => l.listen_input(cx, iface.index, q, &h, data, isn, back),
             None => self.tcp_reset(cx, &q, &h, data.len()),
         }
     }

@@ -1,5 +1,7 @@
 //! Whole stacks: loopback, two machines on a wire, a router between two.
 
+mod options;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -319,7 +319,8 @@ impl UdpSocket {
         let size = usize::from(info.segment);
         if size > 0 && data.len() > size {
             let segments = data.len().div_ceil(size);
-            if segments > 128 || size + wire::HEADER + ip::header_len(dst.ip()) > way.mtu {
+            let headers = wire::HEADER + ip::header_len(dst.ip()) + o.extra(dst.ip(), info);
+            if segments > 128 || size + headers > way.mtu {
                 return Err(if segments > 128 { EINVAL } else { EMSGSIZE });
             }
         }
@@ -339,7 +340,11 @@ impl UdpSocket {
     ) -> Result<()> {
         let len = wire::HEADER + data.len();
         let mut m = o.meta(way, dst.ip(), proto::UDP, len, info, &self.stack);
-        if !way.iface.is_loopback() && dst.is_ipv6() && len + 40 > way.mtu && o.dontfrag {
+        if !way.iface.is_loopback()
+            && dst.is_ipv6()
+            && m.options.len() + len + 40 > way.mtu
+            && o.dontfrag
+        {
             return Err(EMSGSIZE);
         }
         let mut p = Packet::new(data);
@@ -435,6 +440,7 @@ impl UdpSocket {
             let o = self.opts.lock();
             (o.reuse_addr, o.reuse_port, o.device)
         };
+        self.inner.lock().way = None;
         self.stack.udp.ports.change(self.local().port(), self.id, |c| {
             (c.reuse_addr, c.reuse_port, c.iface) = (reuse_addr, reuse_port, iface);
         });
@@ -541,6 +547,7 @@ impl Stack {
         let gso = p.gso.map_or(0, |g| g.size);
         let stamp = p.stamp;
         if to.broadcast && (to.dst.is_multicast() || !self.is_local(to.dst)) {
+            let header = to.long_header(&p);
             let data = p.take_payload(to.header_len + wire::HEADER);
             let d = Datagram {
                 src,
@@ -552,6 +559,7 @@ impl Stack {
                 data,
                 stamp,
                 gso,
+                header,
             };
             self.udp_flood(cx, iface, &candidates, &d);
             return;
@@ -588,6 +596,7 @@ impl Stack {
             self.snmp.udp_in_errors.inc();
             return;
         }
+        let header = to.long_header(&p);
         let data = p.take_payload(to.header_len + wire::HEADER);
         let d = Datagram {
             src,
@@ -599,6 +608,7 @@ impl Stack {
             data,
             stamp,
             gso,
+            header,
         };
         let taken = if gso > 0 {
             // Several in one: each is a message of its own.

@@ -12,6 +12,8 @@ pub mod ipv6;
 pub mod ndp;
 pub mod tcp;
 pub mod udp;
+pub mod v4_options;
+pub mod v6_headers;
 pub mod vnet;
 
 /// A header that is too short or says impossible things.

@@ -12,6 +12,7 @@ mod handles;
 mod identity;
 mod inet;
 mod ipc;
+mod ipoptions;
 mod jobs;
 mod limits;
 mod locks;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Family> {
         timens,
         unix,
         inet,
+        ipoptions,
         sockopt,
         rights,
         unixoptions,

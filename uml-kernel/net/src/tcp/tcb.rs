@@ -432,6 +432,12 @@ impl Tcb {
         self.mss = m.max(48);
     }
 
+    /// Network headers have another length from now on.
+    pub fn set_net_header(&mut self, bytes: usize) {
+        self.net_header = bytes;
+        self.update_mss();
+    }
+
     /// MSS that a SYN announces.
     pub fn announced_mss(&self) -> u16 {
         announce(self.path_mtu, self.net_header, &self.set)

@@ -147,13 +147,29 @@ pub fn chain(b: &[u8], first: u8) -> Parsed<Chain> {
 /// The first option that a node which does not know it must refuse (RFC 8200 4.2).
 fn unknown_option(mut b: &[u8]) -> Option<(usize, bool)> {
     let whole = b.len();
+    let mut padding = 0;
     while let Some(&kind) = b.first() {
+        // More padding than alignment can need is a hidden channel (RFC 4942 2.1.9.5).
+        padding += match (kind, b.get(1)) {
+            (0, _) => 1,
+            (1, Some(n)) => 2 + usize::from(*n),
+            _ => {
+                padding = 0;
+                0
+            }
+        };
+        if padding > 7 {
+            return Some((whole - b.len(), false));
+        }
         if kind == 0 {
             b = &b[1..];
             continue;
         }
         let Some(&n) = b.get(1) else { return Some((whole - b.len(), true)) };
         let len = 2 + usize::from(n);
+        if kind == 1 && b.get(2..len).is_some_and(|p| p.iter().any(|b| *b != 0)) {
+            return Some((whole - b.len(), false));
+        }
         // Padding, router alert and jumbo payloads are known; jumbograms do not arrive here.
         if !matches!(kind, 1 | 5) {
             match kind >> 6 {
