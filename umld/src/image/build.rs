@@ -23,6 +23,9 @@ use crate::state::Store;
 const INCLUDE: &str =
     "systemd-sysv,udev,login,passwd,iproute2,ifupdown,isc-dhcp-client,less,nano,ca-certificates";
 
+/// Fewest numbers of a range in /etc/subuid that serve a Debian system: those up to nobody's.
+const RANGE_MIN: u64 = 65536;
+
 /// Makes the image beside its place and moves it there when it is complete.
 pub fn run(a: &ImageBuild) -> Result<u8> {
     let store = Store::open()?;
@@ -180,8 +183,48 @@ fn include(a: &ImageBuild) -> String {
     }
 }
 
-/// mmdebstrap writes a tar archive, as root or in a user namespace; its entries go straight into the image. Without it
-/// debootstrap serves, which needs root.
+/// Whether mmdebstrap can be root here: the user is, or has a range of other users' numbers for a user namespace.
+fn can_be_root() -> bool {
+    let me = nix::unistd::geteuid();
+    if me.is_root() {
+        return true;
+    }
+    let name = nix::unistd::User::from_uid(me).ok().flatten().map(|u| u.name).unwrap_or_default();
+    let number = me.to_string();
+    let has_range = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|l| {
+            let mut f = l.split(':');
+            let whose = f.next().unwrap_or_default();
+            let count = f.nth(1).and_then(|c| c.trim().parse::<u64>().ok()).unwrap_or(0);
+            (whose == name || whose == number) && count >= RANGE_MIN
+        })
+    };
+    let allowed = || {
+        let mut c = std::process::Command::new("unshare");
+        run_quietly(c.args(["--user", "true"]), "unshare").is_ok()
+    };
+    ["newuidmap", "newgidmap"].iter().all(|p| which(p).is_some())
+        && ["/etc/subuid", "/etc/subgid"].iter().all(|f| has_range(f))
+        && allowed()
+}
+
+/// mmdebstrap, in a machine of its own where its user cannot be root: there everybody can.
+fn mmdebstrap(path: &Path) -> Result<std::process::Command> {
+    if can_be_root() {
+        return Ok(std::process::Command::new(path));
+    }
+    let exe = std::env::current_exe()
+        .map_err(|e| Failure::other(format!("cannot find this program's own file: {e}")))?;
+    let mut c = std::process::Command::new(exe);
+    c.args(["run", "--cwd", "/", "--"]).arg(path).arg("--mode=root");
+    // What the guest has no place for.
+    c.env_remove("TMPDIR");
+    Ok(c)
+}
+
+/// mmdebstrap writes a tar archive, as root, in a user namespace or in a machine; its entries go straight into the image.
+/// Without it debootstrap serves, which needs root.
 fn debian(a: &ImageBuild, suite: &str, to: &mut Writer<'_>, bar: &ProgressBar) -> Result {
     let Some(path) = which("mmdebstrap") else {
         let hint = match which("debootstrap") {
@@ -196,7 +239,7 @@ fn debian(a: &ImageBuild, suite: &str, to: &mut Writer<'_>, bar: &ProgressBar) -
         return Err(Failure::new(code::UNAVAILABLE, hint));
     };
     bar.set_message(format!("installing {suite}"));
-    let mut c = std::process::Command::new(path);
+    let mut c = mmdebstrap(&path)?;
     c.args(["--quiet", "--variant=important", "--format=tar"])
         .arg(format!("--include={}", include(a)))
         .arg(suite)

@@ -1,6 +1,6 @@
 //! Writing a userland into a fresh ext4 filesystem, owners and device nodes included, without being root.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +14,8 @@ use uml_ext4::{Ext4, NewInode, ROOT_INO, SetAttr, Timestamp, XattrMode};
 use crate::failure::{Context, Failure, Result};
 
 const STEP: usize = 1 << 20;
+/// Most that Linux has of the names of a file's attributes, and of the value of each (xattr(7)).
+const XATTR_MAX: usize = 64 << 10;
 const DIR: u16 = 0o040_000;
 const TYPE: u16 = 0o170_000;
 
@@ -28,6 +30,10 @@ pub struct Writer<'a> {
     links: HashMap<(u64, u64), u32>,
     /// Modification times of directories, set at the end.
     times: Vec<(u32, Timestamp)>,
+    /// Names that the present layer has, by directory: its whiteouts are about those of earlier layers (image-spec,
+    /// layer.md).
+    layer: HashMap<u32, HashSet<Vec<u8>>>,
+    layered: bool,
 }
 
 /// What an entry is to have.
@@ -58,7 +64,29 @@ impl<'a> Writer<'a> {
             known: HashMap::from([(Vec::new(), ROOT_INO)]),
             links: HashMap::new(),
             times: Vec::new(),
+            layer: HashMap::new(),
+            layered: false,
         }
+    }
+
+    /// From here on entries are of another layer.
+    pub fn begin_layer(&mut self) {
+        self.layer.clear();
+        self.layered = true;
+    }
+
+    /// Notes that the present layer has this name.
+    fn of_layer(&mut self, dir: u32, name: &[u8]) {
+        self.layer.entry(dir).or_default().insert(name.to_vec());
+    }
+
+    /// Notes that the present layer has a name and the directories above it, which exist.
+    fn note(&mut self, parts: &[Vec<u8>], path: &Path) -> Result {
+        for end in 0..parts.len() {
+            let dir = self.parent(&parts[..end], path)?;
+            self.of_layer(dir, &parts[end]);
+        }
+        Ok(())
     }
 
     /// Sets what can only be set at the end.
@@ -150,6 +178,7 @@ impl<'a> Writer<'a> {
             self.known.clear();
             self.known.insert(Vec::new(), ROOT_INO);
             self.times.retain(|(i, _)| *i != ino);
+            self.layer.remove(&ino);
         } else {
             let gone = self.fs.unlink(dir, name).map_err(failed(path))?;
             if gone.links == 0 {
@@ -161,14 +190,40 @@ impl<'a> Writer<'a> {
 
     /// Removes everything in a directory.
     fn empty(&mut self, dir: u32, path: &Path) -> Result {
+        for n in self.names(dir, path)? {
+            self.remove(dir, &n, path)?;
+        }
+        Ok(())
+    }
+
+    fn names(&self, dir: u32, path: &Path) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         let listed = self.fs.readdir(dir, 0, &mut |e| {
-            names.push(e.name.to_vec());
+            if e.name != b"." && e.name != b".." {
+                names.push(e.name.to_vec());
+            }
             true
         });
         listed.map_err(failed(path))?;
-        for n in names.iter().filter(|n| n.as_slice() != b"." && n.as_slice() != b"..") {
-            self.remove(dir, n, path)?;
+        Ok(names)
+    }
+
+    /// Removes what earlier layers have under a name, and nothing of the present one.
+    fn hide(&mut self, dir: u32, name: &[u8], path: &Path) -> Result {
+        if !self.layer.get(&dir).is_some_and(|names| names.contains(name)) {
+            return self.remove(dir, name, path);
+        }
+        let Ok(ino) = self.fs.lookup(dir, name) else { return Ok(()) };
+        if self.fs.attr(ino).map_err(failed(path))?.mode & TYPE == DIR {
+            self.hide_all(ino, path)?;
+        }
+        Ok(())
+    }
+
+    /// The same for everything in a directory.
+    fn hide_all(&mut self, dir: u32, path: &Path) -> Result {
+        for n in self.names(dir, path)? {
+            self.hide(dir, &n, path)?;
         }
         Ok(())
     }
@@ -202,8 +257,12 @@ impl<'a> Writer<'a> {
             let dir = self.parent(above, path)?;
             match self.fs.lookup(dir, name) {
                 Ok(ino) if self.fs.attr(ino).map_err(failed(path))?.mode & TYPE == DIR => ino,
-                // A directory where a link to one is: the link stays, as tar(1) does with merged /usr.
-                Ok(ino) if self.fs.attr(ino).map_err(failed(path))?.mode & TYPE == 0o120_000 => {
+                // A directory where a link to one is: the link stays, as tar(1) does with merged /usr. A layer of an
+                // image has taken the link's place with it.
+                Ok(ino)
+                    if !self.layered
+                        && self.fs.attr(ino).map_err(failed(path))?.mode & TYPE == 0o120_000 =>
+                {
                     return Ok(());
                 }
                 Ok(_) => {
@@ -279,22 +338,41 @@ impl<'a> Writer<'a> {
         };
         let (kind, major, minor) =
             (h.entry_type(), h.device_major().ok().flatten(), h.device_minor().ok().flatten());
-        for x in e.pax_extensions().map_err(bad)?.into_iter().flatten().flatten() {
+        for x in e.pax_extensions().map_err(bad)?.into_iter().flatten() {
+            let Ok(x) = x else {
+                // The library splits records at every line feed.
+                eprintln!(
+                    "umld: {}: an extended attribute with a line feed in it is left out",
+                    path.display()
+                );
+                continue;
+            };
             if let Some(name) = x.key_bytes().strip_prefix(b"SCHILY.xattr.") {
                 meta.xattrs.push((name.to_vec(), x.value_bytes().to_vec()));
+            } else if x.key_bytes().starts_with(b"GNU.sparse.") {
+                return Err(Failure::other(format!(
+                    "{}: a sparse file in pax format; make the archive without --sparse, or with --format=gnu",
+                    path.display()
+                )));
             }
         }
         if kind.is_dir() {
-            return self.put_dir(&parts, &meta, &path);
+            self.put_dir(&parts, &meta, &path)?;
+            return if whiteouts { self.note(&parts, &path) } else { Ok(()) };
         }
         let Some((name, above)) = parts.split_last() else { return Ok(()) };
         let dir = self.parent(above, &path)?;
-        if whiteouts && let Some(hidden) = name.strip_prefix(b".wh.") {
-            return if hidden == b".wh..opq" {
-                self.empty(dir, &path)
-            } else {
-                self.remove(dir, hidden, &path)
-            };
+        if whiteouts {
+            if let Some(hidden) = name.strip_prefix(b".wh.") {
+                self.note(above, &path)?;
+                return match hidden {
+                    b".wh..opq" => self.hide_all(dir, &path),
+                    // Of aufs itself: nothing of the image.
+                    h if h.starts_with(b".wh.") => Ok(()),
+                    h => self.hide(dir, h, &path),
+                };
+            }
+            self.note(&parts, &path)?;
         }
         let rdev = (major.unwrap_or(0), minor.unwrap_or(0));
         let node = |kind: u16| NewInode { rdev, ..Self::new_inode(kind, &meta) };
@@ -306,9 +384,10 @@ impl<'a> Writer<'a> {
             T::Symlink => {
                 let target = e.link_name_bytes().map(|t| t.into_owned()).unwrap_or_default();
                 self.remove(dir, name, &path)?;
-                let new =
-                    Self::new_inode(0o120_000, &Meta { mode: 0o777, xattrs: Vec::new(), ..meta });
-                self.fs.symlink(dir, name, &target, &new).map_err(failed(&path))?;
+                meta.mode = 0o777;
+                let new = Self::new_inode(0o120_000, &meta);
+                let ino = self.fs.symlink(dir, name, &target, &new).map_err(failed(&path))?;
+                self.dress(ino, &meta, &path)?;
             }
             T::Link => {
                 let target =
@@ -329,7 +408,8 @@ impl<'a> Writer<'a> {
                     _ => 0o010_000,
                 });
                 self.remove(dir, name, &path)?;
-                self.fs.create(dir, name, &new).map_err(failed(&path))?;
+                let ino = self.fs.create(dir, name, &new).map_err(failed(&path))?;
+                self.dress(ino, &meta, &path)?;
             }
             // Headers the library has used already.
             _ => {}
@@ -351,7 +431,7 @@ impl<'a> Writer<'a> {
             uid: if mine { 0 } else { meta.uid() },
             gid: if mine { 0 } else { meta.gid() },
             mtime: Timestamp { sec: meta.mtime(), nsec: meta.mtime_nsec() as u32 },
-            xattrs: Vec::new(),
+            xattrs: xattrs_of(from)?,
         };
         let kind = meta.file_type();
         if kind.is_dir() {
@@ -388,21 +468,53 @@ impl<'a> Writer<'a> {
             self.put_file(dir, &name, &m, &mut f, from)?
         } else if kind.is_symlink() {
             let target = std::fs::read_link(from).at("cannot read", from)?;
-            let new = Self::new_inode(0o120_000, &Meta { mode: 0o777, ..m });
-            self.fs
-                .symlink(dir, &name, OsStr::as_bytes(target.as_os_str()), &new)
-                .map_err(failed(from))?
+            let new = NewInode { mode: 0o120_777, ..Self::new_inode(0o120_000, &m) };
+            let target = OsStr::as_bytes(target.as_os_str());
+            let ino = self.fs.symlink(dir, &name, target, &new).map_err(failed(from))?;
+            self.dress(ino, &m, from)?;
+            ino
         } else if kind.is_socket() {
             // Made anew by the program that listens.
             return Ok(());
         } else {
             let t = (meta.mode() & 0o170_000) as u16;
             let new = NewInode { rdev, ..Self::new_inode(t, &m) };
-            self.fs.create(dir, &name, &new).map_err(failed(from))?
+            let ino = self.fs.create(dir, &name, &new).map_err(failed(from))?;
+            self.dress(ino, &m, from)?;
+            ino
         };
         if meta.nlink() > 1 {
             self.links.insert(key, ino);
         }
         Ok(())
     }
+}
+
+/// The extended attributes of a file of the host that belong to it wherever it is: those of users, and the capabilities of
+/// programs. Access control lists have no place in the image.
+fn xattrs_of(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let cannot = |e: rustix::io::Errno| Failure::io("cannot read attributes of", path, &e.into());
+    let mut names = vec![0; XATTR_MAX];
+    let len = match rustix::fs::llistxattr(path, &mut names) {
+        Ok(n) => n,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) => return Err(cannot(e)),
+    };
+    let mut found = Vec::new();
+    for name in names.get(..len).unwrap_or_default().split(|b| *b == 0) {
+        if !name.starts_with(b"user.") && name != b"security.capability" {
+            continue;
+        }
+        let mut value = vec![0; XATTR_MAX];
+        match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value) {
+            Ok(n) => {
+                value.truncate(n);
+                found.push((name.to_vec(), value));
+            }
+            // Removed meanwhile.
+            Err(rustix::io::Errno::NODATA) => {}
+            Err(e) => return Err(cannot(e)),
+        }
+    }
+    Ok(found)
 }

@@ -91,6 +91,16 @@ impl World {
         c
     }
 
+    /// The program as `umld` in the home, for other users: its own place may be closed to them. Copied by a process of its
+    /// own, because nobody can run what a child of another test has open for writing.
+    pub fn copy_of_umld(&self) {
+        let mut c = Command::new("cp");
+        let done = c.arg(env!("CARGO_BIN_EXE_umld")).arg(self.path("umld")).status();
+        assert!(done.is_ok_and(|s| s.success()));
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.path("umld"), all).expect("mode");
+    }
+
     pub fn run(&self, args: &[&str]) -> Done {
         self.umld().args(args).output().expect("umld").into()
     }
