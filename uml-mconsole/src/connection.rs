@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,6 +71,13 @@ impl fmt::Display for ClientError {
                 partial.len(),
                 after.as_secs_f64()
             ),
+            Self::Timeout { path, after, .. } if foreign(path).is_some() => write!(
+                f,
+                "no answer from {} within {} s: a console answers its owner (uid {}) and root alone",
+                path.display(),
+                after.as_secs_f64(),
+                foreign(path).unwrap_or_default()
+            ),
             Self::Timeout { path, after, .. } => write!(
                 f,
                 "no answer from {} within {} s; the instance may hang or be stopped by a \
@@ -89,6 +97,13 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+/// The owner of a socket that does not answer us because we are neither that user nor root.
+pub fn foreign(path: &Path) -> Option<u32> {
+    let owner = path.metadata().ok()?.uid();
+    let me = nix::unistd::geteuid();
+    (!me.is_root() && owner != me.as_raw()).then_some(owner)
+}
 
 /// A socket bound to a name of its own, so that it can be answered, and
 /// connected, so that only the addressed kernel can answer. A fresh one per

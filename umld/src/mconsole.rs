@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use uml_mconsole::connection::{ClientError, exchange};
+use uml_mconsole::connection::{ClientError, exchange, foreign};
 
 use crate::failure::{Failure, Result, code};
 
@@ -15,8 +15,20 @@ pub fn request(socket: &Path, command: &str) -> Result<String> {
     request_within(socket, command, PATIENCE)
 }
 
+/// Refuses to ask where nobody would answer: a console answers its owner and root.
+pub fn admitted(socket: &Path) -> Result {
+    match foreign(socket) {
+        None => Ok(()),
+        Some(owner) => Err(Failure::new(
+            code::PERMISSION,
+            format!("{} answers its owner (uid {owner}) and root alone", socket.display()),
+        )),
+    }
+}
+
 /// As [`request`], waiting at most `patience` for each datagram.
 pub fn request_within(socket: &Path, command: &str, patience: Duration) -> Result<String> {
+    admitted(socket)?;
     let reply = exchange(socket, command.as_bytes(), None, Some(patience)).map_err(|e| {
         let status = match &e {
             ClientError::NotListening { .. } => code::STOPPED,

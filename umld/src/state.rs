@@ -6,10 +6,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, User, geteuid};
 use serde::{Deserialize, Serialize};
 use uml_formats::umid::UmlDir;
 
@@ -25,12 +27,28 @@ pub struct Store {
 }
 
 impl Store {
-    /// That of the calling user; nothing is created.
+    /// That of the calling user; nothing is created. Another user's is refused with status 77 to everybody but root:
+    /// the sockets in it serve nobody else.
     pub fn open() -> Result<Store> {
         let uml = UmlDir::from_environment()
             .map_err(|e| Failure::new(code::UNAVAILABLE, e.to_string()))?;
         let base = uml.path().join(".umld");
-        Ok(Store { uml, base })
+        let store = Store { uml, base };
+        let whose = stranger(store.uml.path()).or_else(|| stranger(&store.base));
+        match whose.filter(|_| !geteuid().is_root()) {
+            Some(owner) => Err(Failure::new(
+                code::PERMISSION,
+                format!(
+                    "{} belongs to {}: only that user and root reach the machines in it",
+                    store.uml.path().display(),
+                    user_name(owner)
+                ),
+            )),
+            None => {
+                crate::cmd::rename::complete(&store);
+                Ok(store)
+            }
+        }
     }
 
     /// That below another directory than `~/.uml`.
@@ -43,9 +61,16 @@ impl Store {
         Store { uml, base }
     }
 
+    /// Refuses to make anything in another user's directory. Root reaches the machines in it, but what root starts or
+    /// makes there its owner could not use.
+    pub fn owned(&self) -> Result {
+        owned(&self.base)
+    }
+
     /// Makes the directory. `~/.uml` is made with the usual permissions, what is ours is private.
     pub fn create(&self) -> Result {
         use std::os::unix::fs::DirBuilderExt;
+        self.owned()?;
         std::fs::create_dir_all(self.uml.path()).at("cannot make", self.uml.path())?;
         let made = std::fs::DirBuilder::new().mode(0o700).create(&self.base);
         match made {
@@ -114,6 +139,36 @@ impl Store {
         if let Err(e) = append() {
             eprintln!("umld: event not recorded: {}", uml_formats::strerror(&e));
         }
+    }
+}
+
+/// The owner of a path if that is somebody else.
+fn stranger(path: &Path) -> Option<Uid> {
+    let owner = Uid::from_raw(std::fs::metadata(path).ok()?.uid());
+    (owner != geteuid()).then_some(owner)
+}
+
+fn owned(base: &Path) -> Result {
+    match stranger(base) {
+        None => Ok(()),
+        Some(owner) => Err(Failure::new(
+            code::PERMISSION,
+            format!(
+                "{0} belongs to {1}, who could not use what {2} makes there; become that user for it: \
+                 runuser -u {1} -- umld ...",
+                base.display(),
+                user_name(owner),
+                user_name(geteuid()),
+            ),
+        )),
+    }
+}
+
+/// A user's name, or number where it has none.
+fn user_name(id: Uid) -> String {
+    match User::from_uid(id) {
+        Ok(Some(u)) => u.name,
+        _ => format!("uid {id}"),
     }
 }
 
@@ -270,6 +325,7 @@ impl Dir {
     /// Makes the directory.
     pub fn create(&self) -> Result {
         use std::os::unix::fs::DirBuilderExt;
+        self.path.parent().map_or(Ok(()), owned)?;
         // The parent (`~/.uml`) is made with the usual permissions, what is ours is private.
         if let Some(uml) = self.path.parent().and_then(Path::parent) {
             std::fs::create_dir_all(uml).at("cannot make", uml)?;
@@ -317,6 +373,15 @@ impl Dir {
     /// Takes the lock; a failure with status 5 when another process keeps it. A holder whose instance has stopped lets
     /// go of it a moment later, and whoever looks whether it is held has it for an instant: both are waited for.
     pub fn take_lock(&self) -> Result<Flock<File>> {
+        self.lock_for(FlockArg::LockExclusiveNonblock)
+    }
+
+    /// Takes it together with others who only read; the same failure when somebody changes the instance or runs it.
+    pub fn share_lock(&self) -> Result<Flock<File>> {
+        self.lock_for(FlockArg::LockSharedNonblock)
+    }
+
+    fn lock_for(&self, how: FlockArg) -> Result<Flock<File>> {
         let path = self.lock();
         let mut file = File::options()
             .read(true)
@@ -327,7 +392,7 @@ impl Dir {
             .at("cannot open", &path)?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(file, how) {
                 Ok(lock) => return Ok(lock),
                 Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                     file = back;

@@ -94,11 +94,11 @@ impl Connection {
         Connection { stream, buffer: Vec::new() }
     }
 
-    /// Sends a call.
+    /// Sends a call. Who closes the connection instead of reading it has said why, and that is read as the answer.
     pub fn call(&mut self, method: &str, parameters: Value) -> io::Result<()> {
         let call =
             Call { method: method.into(), parameters: object(parameters), ..Call::default() };
-        self.stream.write_all(&encode(&call))
+        tell(&mut self.stream, &encode(&call)).map(drop)
     }
 
     /// Waits for the next message.

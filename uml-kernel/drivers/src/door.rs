@@ -8,7 +8,7 @@
 mod call;
 mod terminal;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use uml_base::{pr_err, pr_warn};
 use uml_core::kernel::Kernel;
+use uml_formats::door::Frame;
 use uml_formats::unix_path::SocketPath;
 use uml_host::fdpass::peer_uid;
 
@@ -30,6 +31,8 @@ pub struct Door {
     kernel: Arc<Kernel>,
     owner: u32,
     callers: AtomicUsize,
+    /// Callers that were refused for who they are.
+    strangers: AtomicUsize,
 }
 
 impl Door {
@@ -41,6 +44,7 @@ impl Door {
             kernel: kernel.clone(),
             owner: uml_host::process::uid(),
             callers: AtomicUsize::new(0),
+            strangers: AtomicUsize::new(0),
         });
         std::thread::Builder::new().name("door".into()).spawn(move || door.listen(&listener))?;
         Ok(())
@@ -66,13 +70,26 @@ impl Door {
     }
 
     fn admit(self: &Arc<Door>, stream: UnixStream) {
+        // What is told to the refused fits into the buffer of a fresh socket.
+        let refuse = |frame: Frame| drop((&stream).write_all(&frame.encode()));
         match peer_uid(&stream) {
             Ok(uid) if uid == self.owner || uid == 0 => {}
-            Ok(uid) => return pr_warn!("door: caller of uid {uid} refused"),
-            Err(e) => return pr_warn!("door: caller without credentials refused: {e}"),
+            who => {
+                refuse(Frame::Denied);
+                let n = self.strangers.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+                // Told the first time and then ever more rarely: nobody can flood the log.
+                return match who {
+                    _ if !n.is_power_of_two() => {}
+                    Ok(uid) => pr_warn!("door: caller of uid {uid} refused ({n} so far)"),
+                    Err(e) => {
+                        pr_warn!("door: caller without credentials refused: {e} ({n} so far)");
+                    }
+                };
+            }
         }
         if self.callers.fetch_add(1, Ordering::SeqCst) >= MAX_CALLERS {
             self.callers.fetch_sub(1, Ordering::SeqCst);
+            refuse(Frame::Failed(libc::EAGAIN, format!("more than {MAX_CALLERS} callers")));
             return pr_warn!("door: more than {MAX_CALLERS} callers, one refused");
         }
         let door = self.clone();

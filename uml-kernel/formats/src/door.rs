@@ -2,7 +2,8 @@
 //! guest. It belongs to this kernel; the stock one has nothing like it.
 //!
 //! The caller sends a [`Request`], with the descriptors of standard input, output and error (`SCM_RIGHTS`) on its first byte
-//! unless it asks for a terminal. Then both sides send [`Frame`]s, until the kernel's `Exit` or `Failed`.
+//! unless it asks for a terminal. Then both sides send [`Frame`]s, until the kernel's `Exit`, `Failed` or `Denied`. The last
+//! two may come before the request is read, and the connection be closed then.
 
 /// Name of the socket in the instance's directory.
 pub const NAME: &str = "exec";
@@ -43,6 +44,8 @@ pub enum Frame {
     Exit(i32),
     /// From the guest: it was not started, for this error number and reason.
     Failed(i32, String),
+    /// From the guest, whatever was or will be asked: the caller is neither the machine's owner nor root.
+    Denied,
 }
 
 /// Why bytes are no request or frame.
@@ -149,6 +152,7 @@ impl Frame {
                 let text = text.get(..MAX_PAYLOAD - 4).unwrap_or(text);
                 field(&mut out, 4, &[n.to_le_bytes().as_slice(), text].concat());
             }
+            Frame::Denied => field(&mut out, 5, &[]),
         }
         out
     }
@@ -174,6 +178,7 @@ impl Frame {
                 let (n, text) = value.split_at_checked(4).ok_or("a failure without a number")?;
                 Frame::Failed(integer(n)?, String::from_utf8_lossy(text).into_owned())
             }
+            5 => Frame::Denied,
             _ => return Err("a frame of unknown kind"),
         };
         let used = buffer.len() - rest.len();

@@ -1,11 +1,12 @@
 //! `umld exec`: a program in a running guest, through the kernel's door.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -60,7 +61,10 @@ pub fn run(a: &Exec) -> Result<u8> {
 }
 
 fn cannot(f: Failure) -> Failure {
-    Failure { code: code::CANNOT_RUN, ..f }
+    match f.code {
+        code::PERMISSION => f,
+        _ => Failure { code: code::CANNOT_RUN, ..f },
+    }
 }
 
 /// `UID[:GID]`.
@@ -97,7 +101,7 @@ pub fn connect(i: &Instance) -> Result<UnixStream> {
             ),
             _ => format!("{}: {}", path.display(), uml_formats::strerror(&e)),
         };
-        Failure::new(code::CANNOT_RUN, text)
+        cannot(Failure::new(crate::failure::status_of(&e), text))
     })
 }
 
@@ -112,29 +116,38 @@ pub fn run_in(i: &Instance, request: &Request, streams: [BorrowedFd<'_>; 3]) -> 
     let mut stream = connect(i)?;
     let bytes = request.encode();
     let (head, body) = bytes.split_at(Request::HEAD);
-    if request.terminal.is_some() {
-        stream.write_all(head).map_err(lost)?;
+    let taken = if request.terminal.is_some() {
+        wire::tell(&mut stream, head).map_err(lost)?
     } else {
         let fds = streams.map(|s| s.as_raw_fd());
         let rights = [ControlMessage::ScmRights(&fds)];
         let iov = [std::io::IoSlice::new(head)];
-        sendmsg::<()>(stream.as_raw_fd(), &iov, &rights, MsgFlags::empty(), None)
-            .map_err(|e| lost(e.into()))?;
+        match sendmsg::<()>(stream.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => false,
+            sent => sent.map(|_| true).map_err(|e| lost(e.into()))?,
+        }
+    };
+    // Who does not take it has said why.
+    if taken {
+        wire::tell(&mut stream, body).map_err(lost)?;
     }
-    stream.write_all(body).map_err(lost)?;
     let raw = if request.terminal.is_some() { Raw::new() } else { None };
     let end = relay(&mut stream, request.terminal.is_some(), streams).map_err(lost);
     drop(raw);
     match end? {
         Frame::Exit(status) if status & 0x7f == 0 => Ok((status >> 8 & 0xff) as u8),
         Frame::Exit(status) => Ok(128 + (status & 0x7f) as u8),
+        Frame::Denied => Err(Failure::new(
+            code::PERMISSION,
+            format!("instance \"{}\" takes programs from its owner and root alone", i.name),
+        )),
         Frame::Failed(errno, what) => {
             let status = match errno {
                 libc::ENOENT => code::NOT_FOUND,
                 libc::EACCES | libc::ENOEXEC | libc::EISDIR => code::NOT_EXECUTABLE,
                 _ => code::CANNOT_RUN,
             };
-            let why = nix::errno::Errno::from_raw(errno).desc();
+            let why = Errno::from_raw(errno).desc();
             let what: String = what.chars().filter(|c| !c.is_control()).collect();
             Err(Failure::new(status, format!("in instance \"{}\": {what}: {why}", i.name)))
         }
@@ -168,7 +181,7 @@ fn relay(
         while let Some(f) = Frame::decode(&mut incoming).map_err(invalid)? {
             match f {
                 Frame::Data(d) => write_all(output, &d)?,
-                Frame::Exit(_) | Frame::Failed(..) => return Ok(f),
+                Frame::Exit(_) | Frame::Failed(..) | Frame::Denied => return Ok(f),
                 _ => {}
             }
         }
@@ -181,7 +194,7 @@ fn relay(
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
+            Err(Errno::EINTR) => continue,
             Err(e) => return Err(e.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
@@ -205,7 +218,7 @@ fn relay(
                     wire::tell(stream, &Frame::Data(vec![4]).encode())?;
                 }
                 Ok(n) => reading = wire::tell(stream, &Frame::Data(chunk[..n].to_vec()).encode())?,
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(_) => reading = false,
             }
         }
@@ -222,13 +235,13 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(fd, bytes) {
             Ok(n) => bytes = &bytes[n..],
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
                 let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
                 let _ = poll(&mut fds, PollTimeout::NONE);
             }
             // Nobody reads any more: the program goes on, as with docker and ssh.
-            Err(nix::errno::Errno::EPIPE) => return Ok(()),
+            Err(Errno::EPIPE) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
     }
@@ -237,6 +250,8 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

@@ -2,13 +2,14 @@
 
 use crate::cli::Mconsole;
 use crate::failure::{Failure, Result, code};
-use crate::instance;
 use crate::state::Store;
+use crate::{instance, mconsole};
 
 /// Sends a command, or starts uml_mconsole's dialogue.
 pub fn run(a: &Mconsole) -> Result<u8> {
     let store = Store::open()?;
     let socket = instance::find(&store, &a.name)?.console()?;
+    mconsole::admitted(&socket)?;
     let name = socket.to_string_lossy().into_owned();
     let mut words = vec!["uml_mconsole".to_owned()];
     if a.json {

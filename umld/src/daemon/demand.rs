@@ -23,7 +23,8 @@ fn wanted() -> bool {
 
 /// Sees to it that a daemon runs. Instances do not need it, so a failure is a warning.
 pub fn ensure(store: &Store) {
-    if !wanted() || super::is_running(store) || activated() {
+    // Root looks at another user's machines without a daemon: it would be root's.
+    if !wanted() || super::is_running(store) || store.owned().is_err() || activated() {
         return;
     }
     if let Err(e) = spawn(store) {
@@ -80,7 +81,7 @@ fn is_orphan(i: &Instance) -> bool {
 
 /// Has an instance adopted whose holder was killed; what it is then.
 pub fn heal(store: &Store, i: Instance) -> Instance {
-    if !is_orphan(&i) || !wanted() {
+    if !is_orphan(&i) || !wanted() || (store.owned().is_err() && !super::is_running(store)) {
         return i;
     }
     ensure(store);

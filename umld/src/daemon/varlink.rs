@@ -65,7 +65,11 @@ error ExpectedMore ()
 /// How long a caller may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many may be told at a time that they may not call; further ones are not even told.
+const STRANGERS_MAX: usize = 8;
+
 static CALLERS: AtomicUsize = AtomicUsize::new(0);
+static STRANGERS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many are connected.
 pub fn callers() -> usize {
@@ -73,29 +77,35 @@ pub fn callers() -> usize {
 }
 
 /// Counts a caller as long as it lives.
-struct Present;
+struct Present(&'static AtomicUsize);
 
 impl Present {
-    fn new() -> Present {
-        CALLERS.fetch_add(1, Ordering::Relaxed);
-        Present
+    fn new(of: &'static AtomicUsize) -> Present {
+        of.fetch_add(1, Ordering::Relaxed);
+        Present(of)
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        CALLERS.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Serves a caller in a thread of its own.
+/// Serves a caller in a thread of its own. One that may not call has its first call refused, and that soon.
 pub fn admit(store: &Store, stream: UnixStream) {
     let me = nix::unistd::geteuid().as_raw();
     let allowed = getsockopt(&stream, PeerCredentials).is_ok_and(|p| p.uid() == me || p.uid() == 0);
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_write_timeout(Some(PATIENCE));
+    let present = Present::new(if allowed { &CALLERS } else { &STRANGERS });
+    if !allowed {
+        if STRANGERS.load(Ordering::Relaxed) > STRANGERS_MAX {
+            return;
+        }
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+    }
     let store = store.clone();
-    let present = Present::new();
     let served = std::thread::Builder::new().name("caller".into()).spawn(move || {
         let _present = present;
         let mut c = Connection::new(stream);
@@ -105,7 +115,7 @@ pub fn admit(store: &Store, stream: UnixStream) {
             } else {
                 error("org.varlink.service.PermissionDenied", json!({}))
             };
-            if !call.oneway && c.stream.write_all(&encode(&reply)).is_err() {
+            if !call.oneway && c.stream.write_all(&encode(&reply)).is_err() || !allowed {
                 return;
             }
         }

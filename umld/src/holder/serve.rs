@@ -110,6 +110,7 @@ impl Holder {
         adopt: Option<Adopt>,
         foreground: bool,
     ) -> Result<Holder> {
+        store.owned()?;
         let dir = store.dir(name);
         let lock = dir.take_lock()?;
         let loaded = crate::spec::load(&dir.spec())?;
