@@ -67,8 +67,12 @@ pub enum Command {
     Capture(Capture),
     /// Defines an instance without starting it.
     Create(Create),
-    /// Makes a new instance on the disks of another, with copy-on-write files and an address of its own, and without its ports
+    /// Makes new instances on the disks of another, with copy-on-write files and addresses of their own, and without its ports
     /// of the host.
+    ///
+    /// What the other has changed since its disks were made is copied into each: that takes milliseconds where it is little, or
+    /// where the host's filesystem shares blocks between files (btrfs, XFS, bcachefs), and else as long as the host writes it.
+    /// The copies are flushed together before the first of the clones is there; a clone is there complete or not at all.
     Clone(CloneArgs),
     /// Keeps the present contents of a stopped instance's copy-on-write disks under a name.
     Snapshot(Snapshot),
@@ -606,6 +610,10 @@ pub struct Completions {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Builds an ext4 image without root.
+    ///
+    /// A suite is installed by mmdebstrap: as root, in a user namespace where the user has a range of numbers in /etc/subuid
+    /// and /etc/subgid, and else in a machine of umld's own. Layers of an OCI layout are checked against their digests and
+    /// put on top of each other with their whiteouts; of an index the first entry for linux/amd64 is taken.
     Build(ImageBuild),
     /// Lists images.
     List(Format),
@@ -632,7 +640,9 @@ pub struct ImageBuild {
     /// Further packages, separated by commas.
     #[arg(long, value_name = "LIST", requires = "suite")]
     pub include: Option<String>,
-    /// A directory, a tar archive, or an OCI layout with the userland.
+    /// A directory, a tar archive (alone or by gzip, xz or zstd), or an OCI layout with the userland. Owners, device nodes,
+    /// capabilities of programs and user attributes are kept; what belongs to the calling user belongs to root, unless that
+    /// is root.
     #[arg(long, value_name = "DIR|TAR|OCI-LAYOUT")]
     pub from: Option<PathBuf>,
     /// Size of the image.

@@ -89,6 +89,50 @@ fn clones_have_their_own_disks() {
     assert_eq!(read(&w, "c3", "/state"), "2");
 }
 
+/// A clone that is killed is none, and in nobody's way.
+#[test]
+fn clones_that_are_killed_leave_no_half_of_one() {
+    let Some(w) = defined() else { return };
+    // Enough to be caught at it.
+    let big: Vec<u8> =
+        (0..8_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(w.path("big"), &big).unwrap();
+    w.run(&["cp", "big", "d:/big"]).ok();
+    let (mut caught, mut complete) = (0, 0);
+    for round in 0..30u64 {
+        let mut clone = w.umld();
+        clone.args(["clone", "d", "x", "y", "z"]).stdout(std::process::Stdio::null());
+        let mut child = clone.spawn().unwrap();
+        let begun = || {
+            let names = std::fs::read_dir(w.path(".uml/.umld")).unwrap().flatten();
+            names.map(|e| e.file_name()).any(|n| n.to_string_lossy().starts_with(".clone."))
+        };
+        while !begun() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(round * 3));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let list = w.run(&["list", "-q"]).ok();
+        let clones: Vec<&str> = list.lines().filter(|n| *n != "d").collect();
+        caught += usize::from(clones.len() < 3);
+        complete += clones.len();
+        for name in clones {
+            w.run(&["cp", &format!("{name}:/big"), "back"]).ok();
+            assert!(std::fs::read(w.path("back")).unwrap() == big, "{name}, round {round}");
+            w.run(&["rm", name]).ok();
+        }
+    }
+    eprintln!("killed {caught} of 30 times before the end; {complete} of 90 clones were made");
+    w.run(&["clone", "d", "x", "y", "z"]).ok();
+    let left = std::fs::read_dir(w.path(".uml/.umld")).unwrap().flatten();
+    let left = left.filter(|e| e.file_name().to_string_lossy().starts_with(".clone."));
+    assert_eq!(left.count(), 0);
+    // Of several, those that can be made are made.
+    assert!(w.run(&["clone", "d", "p", "x", "p", "q"]).fails(5).contains("\"x\" already"));
+    assert_eq!(w.run(&["list", "-q"]).ok(), "d\np\nq\nx\ny\nz\n");
+}
+
 #[test]
 fn an_export_is_imported_elsewhere() {
     let Some(w) = defined() else { return };
