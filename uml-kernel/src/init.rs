@@ -48,8 +48,8 @@ pub fn register(
     let proc = uml_procfs::register(kernel);
     uml_ipc::init(kernel);
     let net = uml_inet::init(kernel, &proc);
-    let unix = TextFn::new(|_, out| {
-        out.raw(&uml_ipc::unix::table());
+    let unix = TextFn::new(|task, out| {
+        out.raw(&uml_ipc::unix::table(task.ns().net.id));
         Ok(())
     });
     proc.sources.add_net("unix", 0o444, unix);

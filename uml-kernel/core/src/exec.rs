@@ -432,7 +432,9 @@ fn commit(task: &Arc<Task>, p: Prepared) -> Box<dyn Context> {
         personal.clear_child_tid = 0;
         personal.robust_list = 0;
         personal.rseq = None;
+        personal.user_dispatch = None;
     }
+    task.user_dispatch.store(false, Ordering::Relaxed);
     reset_actions(task);
     task.process.timers.clear_posix();
     // Descriptors: a table shared with others is copied first.

@@ -18,6 +18,7 @@ use uml_mm::Mappable;
 
 use crate::ctx::Ctx;
 use crate::io::{Sink, Source};
+use crate::ns::PidNs;
 use crate::signal::SigInfo;
 use crate::task::{Cred, Resource, Task};
 use crate::vfs::mount::{MNT_NOATIME, MNT_NODIRATIME, MNT_RELATIME};
@@ -186,9 +187,9 @@ pub trait FileOps: Any + Send + Sync {
     }
 
     /// Further lines of /proc/<pid>/fdinfo/<fd>, each ended by a newline (proc_pid_fdinfo(5):
-    /// `eventfd-count`, `tfd`, `inotify`, `Pid`, ...).
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
-        let _ = out;
+    /// `eventfd-count`, `tfd`, `inotify`, `Pid`, ...), with processes as `ns` numbers them.
+    fn show_fdinfo(&self, ns: &Arc<PidNs>, out: &mut Vec<u8>) {
+        let _ = (ns, out);
     }
 
     /// For recognising sockets, pipes, epoll instances.

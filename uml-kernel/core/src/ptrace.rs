@@ -38,8 +38,8 @@ pub mod option {
     pub const TRACESECCOMP: u32 = 1 << 7;
     pub const EXITKILL: u32 = 1 << 20;
     pub const SUSPEND_SECCOMP: u32 = 1 << 21;
-    /// Every option but the last, which is for checkpoints and refused.
-    pub const OFFERED: u32 = 0xff | EXITKILL;
+    /// Every option.
+    pub const OFFERED: u32 = 0xff | EXITKILL | SUSPEND_SECCOMP;
 }
 
 /// PTRACE_EVENT_* numbers.
@@ -202,6 +202,11 @@ impl Ptrace {
     /// PTRACE_SETOPTIONS.
     pub fn set_options(&self, options: u32) {
         self.state.lock().options = options;
+    }
+
+    /// PTRACE_O_SUSPEND_SECCOMP: the filters of this thread do nothing while its tracer wants it so.
+    pub fn suspends_seccomp(&self) -> bool {
+        self.has_option(option::SUSPEND_SECCOMP)
     }
 
     fn has_option(&self, bit: u32) -> bool {

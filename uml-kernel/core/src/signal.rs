@@ -238,6 +238,10 @@ pub enum Restart {
     Sys,
     /// Restarted only when no handler runs (pause, sigsuspend).
     NoHand,
+    /// The same, and then tracers and filters see restart_syscall(2), which ends when the first call would have ended.
+    Block,
+    /// Restarted always (FUTEX_WAIT_REQUEUE_PI).
+    Always,
     /// Fails with EINTR, always.
     Never,
 }
@@ -254,7 +258,14 @@ impl RestartCell {
 
     /// The rule set last.
     pub fn get(&self) -> Restart {
-        let all = [Restart::Table, Restart::Sys, Restart::NoHand, Restart::Never];
+        let all = [
+            Restart::Table,
+            Restart::Sys,
+            Restart::NoHand,
+            Restart::Block,
+            Restart::Always,
+            Restart::Never,
+        ];
         all.into_iter().find(|r| *r as u8 == self.0.load(Ordering::Relaxed)).unwrap_or_default()
     }
 }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod clone;
 pub mod cred;
+pub mod dispatch;
 pub mod exit;
 pub mod fsctx;
 pub mod load;
@@ -112,6 +113,8 @@ pub struct Personal {
     pub affinity: Vec<u64>,
     /// I/O priority (ioprio_set(2)).
     pub ioprio: i32,
+    /// prctl(2) PR_SET_SYSCALL_USER_DISPATCH.
+    pub user_dispatch: Option<dispatch::UserDispatch>,
 }
 
 /// A guest thread.
@@ -171,6 +174,8 @@ pub struct Task {
     pub(crate) in_guest: AtomicBool,
     /// A host call that unmaps memory was let through; the next event proves that it is done.
     pub unsettled: AtomicBool,
+    /// System calls may be intercepted, see [`dispatch`].
+    pub(crate) user_dispatch: AtomicBool,
     /// Restrictions on its system calls.
     pub seccomp: crate::seccomp::Seccomp,
     /// Its side of being traced.
@@ -260,6 +265,7 @@ impl Task {
             stale_clocks: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unsettled: AtomicBool::new(false),
+            user_dispatch: AtomicBool::new(false),
             seccomp: Default::default(),
             ptrace: Default::default(),
             trap: Mutex::new(Rank::LEAF, Default::default()),

@@ -10,6 +10,8 @@ pub enum HostClock {
     /// As of the last tick.
     RealtimeCoarse = libc::CLOCK_REALTIME_COARSE,
     Monotonic = libc::CLOCK_MONOTONIC,
+    /// As of the last tick.
+    MonotonicCoarse = libc::CLOCK_MONOTONIC_COARSE,
     MonotonicRaw = libc::CLOCK_MONOTONIC_RAW,
     Boottime = libc::CLOCK_BOOTTIME,
     Tai = libc::CLOCK_TAI,

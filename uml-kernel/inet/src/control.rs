@@ -8,6 +8,7 @@ use uml_core::task::{Cap, Task};
 use uml_ipc::socket::message::parse_control;
 use uml_ipc::socket::{Control, Options};
 use uml_net::sock::{Datagram, QueuedError, SendInfo};
+use uml_net::tcp_socket::{Arrival, TcpSocket};
 use uml_net::wire::ipv4::{self, OPTIONS_MAX};
 use uml_net::wire::v6_headers::{self, Headers};
 use uml_net::wire::{proto, v4_options};
@@ -202,4 +203,63 @@ pub fn of_error(e: &QueuedError, v6: bool) -> Control {
     } else {
         item(libc::IPPROTO_IP, libc::IP_RECVERR, b)
     }
+}
+
+/// IP_PKTOPTIONS and IPV6_2292PKTOPTIONS of a TCP socket: the control messages that it asks for, as recvmsg(2) would give them,
+/// cut at `max` bytes. `ENOPROTOOPT` where an IPv6 socket that was not accepted asks for any: what its peer's
+/// segments had is not kept.
+pub fn of_connection(t: &TcpSocket, x: &Extra, level: i32, max: usize) -> Result<Vec<u8>> {
+    let arrival = t.arrival();
+    let mut items = Vec::new();
+    let number = |n: i32| n.to_le_bytes().to_vec();
+    if level == libc::IPPROTO_IP {
+        let from =
+            arrival.unwrap_or(Arrival { iface: 0, ttl: t.opts.lock().multicast_ttl, tos: 0 });
+        if x.wants(recv::PKTINFO) {
+            let IpAddr::V4(own) = t.local().ip().to_canonical() else { return Ok(Vec::new()) };
+            let data = [number(from.iface as i32), own.octets().into(), own.octets().into()];
+            items.push((libc::IP_PKTINFO, data.concat()));
+        }
+        if x.wants(recv::TTL) {
+            items.push((libc::IP_TTL, number(from.ttl.into())));
+        }
+        if x.wants(recv::TOS) {
+            items.push((libc::IP_TOS, number(from.tos.into())));
+        }
+    } else {
+        let wished = [recv::PKTINFO6, recv::HOPLIMIT, recv::TCLASS];
+        if wished.iter().all(|w| !x.wants(*w)) {
+            return Ok(Vec::new());
+        }
+        let (from, IpAddr::V6(peer)) = (arrival.ok_or(ENOPROTOOPT)?, t.remote()?.ip()) else {
+            return Err(ENOPROTOOPT);
+        };
+        if x.wants(recv::PKTINFO6) {
+            // The peer's address, as on Linux.
+            let data = [peer.octets().to_vec(), number(from.iface as i32)];
+            items.push((libc::IPV6_PKTINFO, data.concat()));
+        }
+        if x.wants(recv::HOPLIMIT) {
+            items.push((libc::IPV6_HOPLIMIT, number(from.ttl.into())));
+        }
+        if x.wants(recv::TCLASS) {
+            items.push((libc::IPV6_TCLASS, number(from.tos.into())));
+        }
+    }
+    // `struct cmsghdr`, each message at a multiple of eight bytes; the last one may be cut.
+    const HEAD: usize = 16;
+    let mut out = Vec::new();
+    for (kind, data) in items {
+        let room = max.saturating_sub(out.len());
+        if room < HEAD {
+            break;
+        }
+        let len = (HEAD + data.len()).min(room);
+        out.extend_from_slice(&(len as u64).to_le_bytes());
+        out.extend_from_slice(&level.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&data[..len - HEAD]);
+        out.resize(out.len().next_multiple_of(8).min(max), 0);
+    }
+    Ok(out)
 }

@@ -40,6 +40,10 @@ pub struct StreamSocket {
     pub ino: AtomicU64,
 }
 
+/// Control messages of a connection: ip(7), RFC 2292 section 4.1 (`<linux/in.h>`, `<linux/in6.h>`).
+const IP_PKTOPTIONS: i32 = 9;
+const IPV6_2292PKTOPTIONS: i32 = 6;
+
 impl StreamSocket {
     /// An unbound socket of `task`.
     pub fn create(task: &Task, stack: &Arc<Stack>, v6: bool) -> Arc<StreamSocket> {
@@ -441,6 +445,11 @@ impl Socket for StreamSocket {
                         self.tcp.remote()?,
                         max,
                     );
+                }
+                if (level, name) == (libc::SOL_IP, IP_PKTOPTIONS)
+                    || (level, name) == (libc::SOL_IPV6, IPV6_2292PKTOPTIONS) && self.v6()
+                {
+                    return crate::control::of_connection(&self.tcp, &self.extra, level, max);
                 }
                 let mtu = self.tcp.look(|t| t.info(self.tcp.stack.now()).pmtu).ok();
                 ip_options::get(&target, level, name, mtu)

@@ -8,6 +8,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, Mutex, PollRegistrar, Rank, WaitQueue};
 use uml_core::file::{File, FileOps, Io};
 use uml_core::io::{Sink, Source};
+use uml_core::ns::PidNs;
 use uml_core::task::Task;
 use uml_core::vfs::anon::{self, AnonKind};
 
@@ -126,7 +127,7 @@ impl FileOps for EventFd {
         Ok(cur)
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, _: &Arc<PidNs>, out: &mut Vec<u8>) {
         let (count, semaphore) = (self.count(), i32::from(self.semaphore));
         let text = format!("eventfd-count: {count:16x}\neventfd-semaphore: {semaphore}\n");
         out.extend_from_slice(text.as_bytes());

@@ -8,6 +8,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, PollRegistrar};
 use uml_core::file::{File, FileOps};
 use uml_core::kernel::Kernel;
+use uml_core::ns::PidNs;
 use uml_core::task::tree::ChildState;
 use uml_core::task::{Process, Task};
 use uml_core::vfs::anon::{self, AnonKind};
@@ -65,13 +66,23 @@ impl FileOps for PidFd {
         true
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, ns: &Arc<PidNs>, out: &mut Vec<u8>) {
         let alive = self.kernel.upgrade().is_some_and(|k| {
             let tree = k.tree.read();
             tree.get(self.process.pid).is_some_and(|e| Arc::ptr_eq(&e.process, &self.process))
         });
-        let pid = if alive { self.process.pid } else { -1 };
-        out.extend_from_slice(format!("Pid:\t{pid}\nNSpid:\t{pid}\n").as_bytes());
+        let (pid, below) = match alive {
+            false => (-1, String::new()),
+            true => {
+                let pid = self.process.pid;
+                let own = self.process.pid_ns.chain().take_while(|n| !Arc::ptr_eq(n, ns));
+                let own: Vec<String> = own.map(|n| format!("\t{}", n.show(pid))).collect();
+                (ns.show(pid), own.into_iter().rev().collect())
+            }
+        };
+        // Who is in no namespace below the reader's has number 0 there, and nothing else.
+        let below = if pid == 0 { String::new() } else { below };
+        out.extend_from_slice(format!("Pid:\t{pid}\nNSpid:\t{pid}{below}\n").as_bytes());
     }
 
     fn as_any(&self) -> &dyn Any {

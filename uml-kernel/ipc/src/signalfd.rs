@@ -9,6 +9,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, PollRegistrar};
 use uml_core::file::{File, FileOps, Io};
 use uml_core::io::Sink;
+use uml_core::ns::PidNs;
 use uml_core::signal::{SIGINFO_SIZE, SigFields, SigInfo, UNBLOCKABLE};
 use uml_core::task::{Process, Task};
 use uml_core::vfs::anon::{self, AnonKind};
@@ -154,7 +155,7 @@ impl FileOps for SignalFd {
         Ok(cur)
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, _: &Arc<PidNs>, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("sigmask:\t{:016x}\n", self.mask()).as_bytes());
     }
 

@@ -10,6 +10,7 @@ use uml_base::{Events, Mutex, PollRegistrar, Rank, WaitQueue};
 use uml_core::file::{File, FileOps, Io};
 use uml_core::io::Sink;
 use uml_core::kernel::Kernel;
+use uml_core::ns::PidNs;
 use uml_core::task::Task;
 use uml_core::time::itimer::forward;
 use uml_core::time::{Clock, ClockWatcher, Timer, TimerTarget};
@@ -280,7 +281,7 @@ impl FileOps for TimerFd {
         Ok(cur)
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, _: &Arc<PidNs>, out: &mut Vec<u8>) {
         let (left, interval) = self.get();
         let (ticks, settime) = {
             let s = self.inner.state.lock();

@@ -14,7 +14,7 @@ use crate::sock::{IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
 use crate::tcp::Segment;
 use crate::tcp::tcb::{Handshake, Tcb, announce};
-use crate::tcp_socket::{Inner, Requests, Role, TcpSocket};
+use crate::tcp_socket::{Arrival, Inner, Requests, Role, TcpSocket};
 use crate::tcp_table::Quad;
 use crate::time::{SEC, Time};
 use crate::timer::Expire;
@@ -123,7 +123,7 @@ impl TcpSocket {
     pub(crate) fn listen_input(
         &self,
         cx: &mut Cx,
-        iface: u32,
+        from: Arrival,
         q: Quad,
         h: &Tcp,
         data: Data,
@@ -137,12 +137,12 @@ impl TcpSocket {
                 self.stack.tcp_reset(cx, &q, h, data.len());
                 return;
             }
-            match self.judge(cx, &mut i, iface, q, h, &data, isn, back) {
+            match self.judge(cx, &mut i, from.iface, q, h, &data, isn, back) {
                 Verdict::Nothing => return,
                 Verdict::Reset => None,
                 Verdict::Child(hand, iss, way, options) => {
                     self.stack.snmp.tcp_passive_opens.inc();
-                    let Some(c) = self.make_child(cx, &i, q, &hand, iss, way, options) else {
+                    let Some(c) = self.make_child(cx, &i, from, q, &hand, iss, way, options) else {
                         return;
                     };
                     if let Role::Listen(l) = &mut i.role {
@@ -336,6 +336,7 @@ impl TcpSocket {
         &self,
         cx: &mut Cx,
         i: &Inner,
+        from: Arrival,
         q: Quad,
         hand: &Handshake,
         iss: u32,
@@ -376,6 +377,7 @@ impl TcpSocket {
             // New and known to the table only: nobody holds its lock while waiting for ours.
             let mut n = s.inner.lock_nested();
             (n.entered, n.claimed, n.way, n.scope) = (true, true, Some(way), scope);
+            n.arrival = Some(from);
         }
         Some(s)
     }

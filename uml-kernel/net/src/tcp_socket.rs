@@ -48,6 +48,19 @@ pub(crate) struct Inner {
     confirmed: Time,
     /// Called when urgent data arrives (SIGURG).
     pub(crate) backlog: i32,
+    /// How the segment came that made this connection of a listener's.
+    pub(crate) arrival: Option<Arrival>,
+}
+
+/// What is told of a segment by IP_PKTOPTIONS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Number of the interface.
+    pub iface: u32,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
 }
 
 /// A TCP socket.
@@ -137,6 +150,7 @@ impl TcpSocket {
                     armed: Time::NEVER,
                     confirmed: Time(0),
                     backlog: 0,
+                    arrival: None,
                 },
             ),
             urgent: Mutex::new(Rank::LEAF, None),
@@ -153,6 +167,11 @@ impl TcpSocket {
     /// Local address.
     pub fn local(&self) -> SocketAddr {
         self.inner.lock().local
+    }
+
+    /// How the segment came that made this connection; none of a socket that was not accepted.
+    pub fn arrival(&self) -> Option<Arrival> {
+        self.inner.lock().arrival
     }
 
     /// The peer: `ENOTCONN`.

@@ -14,7 +14,7 @@ use crate::packet::{Data, Packet};
 use crate::ports::Ports;
 use crate::route::Flow;
 use crate::stack::{Cx, Stack};
-use crate::tcp_socket::TcpSocket;
+use crate::tcp_socket::{Arrival, TcpSocket};
 use crate::time::{SEC, Time};
 use crate::timer::Expire;
 use crate::wire::proto;
@@ -277,7 +277,10 @@ impl Stack {
             None => {}
         }
         match self.tcp.listener(self, q.local, q.remote, iface.index) {
-            Some(l) => l.listen_input(cx, iface.index, q, &h, data, isn, back),
+            Some(l) => {
+                let from = Arrival { iface: iface.index, ttl: to.ttl, tos: to.tos };
+                l.listen_input(cx, from, q, &h, data, isn, back)
+            }
             None => self.tcp_reset(cx, &q, &h, data.len()),
         }
     }

@@ -34,6 +34,7 @@ pub fn system_call(cx: &mut Ctx<'_>, call: Syscall) -> CallResult {
     let rule = match entry.restart {
         RestartRule::Sys => Restart::Sys,
         RestartRule::NoHand => Restart::NoHand,
+        RestartRule::Block => Restart::Block,
         RestartRule::Never => Restart::Never,
     };
     let began = crate::trace::begin();

@@ -197,6 +197,8 @@ const FIONBIO: u32 = 0x5421;
 const FIOASYNC: u32 = 0x5452;
 const FIONREAD: u32 = 0x541b;
 const FIOQSIZE: u32 = 0x5460;
+/// Where a file lies on its device (`<linux/fs.h>`, Documentation/filesystems/fiemap.rst).
+const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 /// Who gets SIGIO of a socket.
 const FIOSETOWN: u32 = 0x8901;
 const SIOCSPGRP: u32 = 0x8902;
@@ -243,6 +245,11 @@ fn ioctl(cx: &mut Ctx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<u64> {
             user::write_obj(&task, arg, &file.inode().metadata()?.size)?;
             Ok(0)
         }
+        // Known for every file, done by few filesystems: the manual of the request says EOPNOTSUPP.
+        FS_IOC_FIEMAP => match file.ops.ioctl(cx, &file, cmd, arg) {
+            Err(ENOTTY) => Err(EOPNOTSUPP),
+            r => r,
+        },
         _ => file.ops.ioctl(cx, &file, cmd, arg),
     }
 }

@@ -48,12 +48,12 @@ fn deadline(cx: &mut Ctx<'_>, timeout: u64, cmd: i32, realtime: bool) -> Result<
     let Some(d) = read_timeout(&cx.task, timeout)? else { return Ok(None) };
     if cmd == WAIT {
         // Started over without a handler, the wait still ends at the same moment.
-        cx.task.restart.set(Restart::NoHand);
+        cx.task.restart.set(Restart::Block);
         return Ok(cx.deadline_in(d));
     }
     let clock = if realtime || cmd == LOCK_PI { Clock::Realtime } else { Clock::Monotonic };
-    if matches!(cmd, WAIT_BITSET | WAIT_REQUEUE_PI) {
-        cx.task.restart.set(Restart::NoHand);
+    if cmd == WAIT_BITSET {
+        cx.task.restart.set(Restart::Block);
     }
     Ok(at(cx, clock, d))
 }
@@ -116,6 +116,8 @@ fn futex(
         }
         WAIT_REQUEUE_PI => {
             let deadline = deadline(cx, timeout, cmd, realtime)?;
+            // Not yet moved when a signal comes, it starts over whatever the handler says.
+            cx.task.restart.set(Restart::Always);
             futex::wait_requeue_pi(cx, word(addr)?, val, deadline, word(addr2)?)?;
             0
         }

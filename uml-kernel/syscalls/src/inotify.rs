@@ -211,7 +211,7 @@ impl FileOps for InotifyFile {
         Ok(cur)
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, _: &std::sync::Arc<uml_core::ns::PidNs>, out: &mut Vec<u8>) {
         let watches: Vec<_> = {
             let s = self.0.state.lock();
             s.watches.iter().map(|(wd, w)| (*wd, w.inode.clone(), w.mask)).collect()

@@ -36,6 +36,7 @@ mod process;
 mod ptrace;
 mod sched;
 mod seccomp;
+mod set_mm;
 mod signals;
 mod socket;
 mod stat;

@@ -94,10 +94,11 @@ fn mount(
         return Err(EINVAL);
     }
     let fs_type = kernel.vfs.registry.fs(&kind)?;
-    let forced = may_mount_type(task, &*fs_type)?;
+    let no_devices = may_mount_type(task, &*fs_type)?;
     let sb = fs_type.mount(task, &source, flags, &data)?;
     let name = if source.is_empty() { &b"none"[..] } else { &source };
-    let m = kernel.vfs.new_mount(sb.clone(), name, mount_flags(flags) | forced);
+    let m = kernel.vfs.new_mount(sb.clone(), name, mount_flags(flags));
+    m.instance.forbid_devices(no_devices);
     m.instance.own(&ns.owner());
     // The same superblock twice in one place is a mistake (mount(2) EBUSY).
     if same_on_top(&at, &sb) {
@@ -200,11 +201,11 @@ pub fn may_mount(task: &Task) -> Result<()> {
     task.require_in(&task.fs().mounts().owner(), Cap::SysAdmin)
 }
 
-/// Whether the task may make an instance of the type, and flags its mount must have: without privilege outside its
-/// user namespace only types made for it, without device nodes. `EPERM`.
-pub fn may_mount_type(task: &Task, kind: &dyn FsType) -> Result<u64> {
+/// Whether the task may make an instance of the type, and whether its device nodes must not be opened: without privilege
+/// outside its user namespace only types made for it, and of those only devpts with its own devices. `EPERM`.
+pub fn may_mount_type(task: &Task, kind: &dyn FsType) -> Result<bool> {
     if task.fs().mounts().owner().is_initial() {
-        return Ok(0);
+        return Ok(false);
     }
     if !kind.user_mountable() {
         return Err(EPERM);
@@ -212,7 +213,7 @@ pub fn may_mount_type(task: &Task, kind: &dyn FsType) -> Result<u64> {
     if kind.name() == "proc" {
         task.require_in(&task.process.pid_ns.owner, Cap::SysAdmin)?;
     }
-    Ok(MNT_NODEV)
+    Ok(kind.name() != "devpts")
 }
 
 fn no_quota(_: &mut Ctx<'_>) -> Result<u64> {

@@ -217,7 +217,15 @@ fn fsconfig(cx: &mut Ctx<'_>, fd: i32, cmd: u32, key: u64, value: u64, aux: i32)
             let name = task.kernel().vfs.path_name(&p, &task.fs().root());
             ctx.parameter(key, Some(name.bytes))
         }
-        2 => Err(EOPNOTSUPP),
+        // SET_BINARY: no filesystem here has such a parameter.
+        2 => {
+            if key == 0 || value == 0 || aux <= 0 || aux > 1 << 20 {
+                return Err(EINVAL);
+            }
+            key_text()?;
+            user::read_bytes(task, value, aux as usize)?;
+            Err(EINVAL)
+        }
         // CMD_CREATE, CMD_CREATE_EXCL
         6 | 8 => {
             if key != 0 || value != 0 || aux != 0 {
@@ -370,8 +378,9 @@ fn fsmount(cx: &mut Ctx<'_>, fd: i32, flags: u32, attr: u64) -> Result<u64> {
     };
     let source = if source.is_empty() { b"none".to_vec() } else { source };
     let flags_all = mnt_flags | if ro { MNT_RDONLY } else { 0 };
-    let forced = crate::mount::may_mount_type(task, &*ctx.kind)?;
-    let m = task.kernel().vfs.new_mount(sb, &source, flags_all | forced);
+    let no_devices = crate::mount::may_mount_type(task, &*ctx.kind)?;
+    let m = task.kernel().vfs.new_mount(sb, &source, flags_all);
+    m.instance.forbid_devices(no_devices);
     m.instance.own(&task.fs().mounts().owner());
     place_fd(task, m.root_path(), flags & 1 != 0)
 }

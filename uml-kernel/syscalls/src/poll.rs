@@ -17,7 +17,7 @@ use crate::timespec::{Timespec, Timeval, read_timeout, with_mask};
 
 /// Lines of the table.
 pub const TABLE: &[Entry] = &[
-    call!(7, "poll", poll(Ptr, Size, Int), NoHand),
+    call!(7, "poll", poll(Ptr, Size, Int), Block),
     call!(271, "ppoll", ppoll(Ptr, Size, Ptr, Ptr, Size), NoHand),
     call!(23, "select", select(Int, Ptr, Ptr, Ptr, Ptr), NoHand),
     call!(270, "pselect6", pselect6(Int, Ptr, Ptr, Ptr, Ptr, Ptr), NoHand),

@@ -7,6 +7,7 @@ use uml_abi::errno::*;
 use uml_core::ctx::Ctx;
 use uml_core::seccomp;
 use uml_core::task::cred::{CAP_LAST, SECBIT_KEEP_CAPS, SECBIT_NO_CAP_AMBIENT_RAISE};
+use uml_core::task::dispatch::UserDispatch;
 use uml_core::task::{Cap, Task};
 use uml_core::user;
 
@@ -18,7 +19,7 @@ pub const TABLE: &[Entry] = &[call!(
     "prctl",
     prctl(Int, Addr, Addr, Addr, Addr),
     Never,
-    Partial("no speculation, core scheduling or MM controls")
+    Partial("no speculation or core scheduling; of PR_SET_MM no EXE_FILE: EINVAL")
 )];
 
 fn prctl(cx: &mut Ctx<'_>, op: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> Result<u64> {
@@ -164,6 +165,17 @@ fn prctl(cx: &mut Ctx<'_>, op: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> Resul
             user::write_bytes(&task, a2, &auxv[..auxv.len().min(a3 as usize)])?;
             return Ok(auxv.len() as u64);
         }
+        PR_SET_SYSCALL_USER_DISPATCH => match a2 {
+            0 if rest_zero => task.set_user_dispatch(None)?,
+            1 => task.set_user_dispatch(Some(UserDispatch { start: a3, len: a4, selector: a5 }))?,
+            _ => return Err(EINVAL),
+        },
+        PR_SET_MM => {
+            if a5 != 0 {
+                return Err(EINVAL);
+            }
+            return crate::set_mm::set(&task, a2, a3, a4);
+        }
         libc::PR_CAP_AMBIENT => return cap_ambient(&task, a2, a3, a4 | a5),
         libc::PR_SET_VMA => return set_vma_name(&task, a2, a3, a4, a5),
         _ => return Err(EINVAL),
@@ -173,6 +185,10 @@ fn prctl(cx: &mut Ctx<'_>, op: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> Resul
 
 /// Value of PR_GET_TSC: reading the time stamp counter is allowed.
 const PR_TSC_ENABLE: i32 = 1;
+/// Where parts of the address space are said to be.
+const PR_SET_MM: i32 = 35;
+/// System calls come back as SIGSYS.
+const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
 /// Copies the auxiliary vector.
 const PR_GET_AUXV: i32 = 0x4155_5856;
 

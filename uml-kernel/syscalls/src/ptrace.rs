@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_abi::{Errno, Result};
 use uml_core::ctx::Ctx;
 use uml_core::ptrace::{self, Place, Resume, Stop, option};
 use uml_core::signal::{NSIG, SIGINFO_SIZE, SigInfo, kill_process};
-use uml_core::task::Task;
+use uml_core::task::{Cap, Task};
 use uml_core::user::{self, IoVec};
 use uml_platform::Regs;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -56,6 +56,8 @@ const LISTEN: u32 = 0x4208;
 const PEEKSIGINFO: u32 = 0x4209;
 const GETSIGMASK: u32 = 0x420a;
 const SETSIGMASK: u32 = 0x420b;
+const SECCOMP_GET_FILTER: u32 = 0x420c;
+const SECCOMP_GET_METADATA: u32 = 0x420d;
 const GET_SYSCALL_INFO: u32 = 0x420e;
 const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 
@@ -74,9 +76,7 @@ fn ptrace(cx: &mut Ctx<'_>, request: u64, pid: i32, addr: u64, data: u64) -> Res
                 if addr != 0 {
                     return Err(EIO);
                 }
-                if data > u64::from(u32::MAX) || data as u32 & !option::OFFERED != 0 {
-                    return Err(EIO);
-                }
+                check_options(&me, data, EIO)?;
             }
             let tracee = me.kernel().tree.read().task(tid).ok_or(ESRCH)?;
             let options = if request == SEIZE { data as u32 } else { 0 };
@@ -102,6 +102,34 @@ fn ptrace(cx: &mut Ctx<'_>, request: u64, pid: i32, addr: u64, data: u64) -> Res
     }
     let stop = tracee.ptrace.stopped().ok_or(ESRCH)?;
     with_stopped(cx, request, &tracee, &stop, addr, data)
+}
+
+/// PTRACE_O_*: `unknown` for bits that do not exist. Who suspends filters has CAP_SYS_ADMIN and none itself: `EPERM`.
+fn check_options(me: &Task, options: u64, unknown: Errno) -> Result<()> {
+    if options & !u64::from(option::OFFERED) != 0 {
+        return Err(unknown);
+    }
+    if options & u64::from(option::SUSPEND_SECCOMP) != 0 {
+        require_unfiltered(me, EPERM)?;
+    }
+    Ok(())
+}
+
+/// CAP_SYS_ADMIN, and no filters that somebody may have meant to keep the caller from this.
+fn require_unfiltered(me: &Task, refusal: Errno) -> Result<()> {
+    let free = me.seccomp.mode() == uml_core::seccomp::DISABLED && !me.ptrace.suspends_seccomp();
+    if me.cred().capable(Cap::SysAdmin) && free { Ok(()) } else { Err(refusal) }
+}
+
+/// A filter of a tracee, counted from the one that was installed first: `EINVAL` where it has none, `ENOENT` when there
+/// are fewer.
+fn tracer_filter(me: &Task, tracee: &Task, n: u64) -> Result<(Vec<u8>, u64)> {
+    require_unfiltered(me, EACCES)?;
+    if tracee.seccomp.mode() != uml_core::seccomp::FILTER {
+        return Err(EINVAL);
+    }
+    let n = usize::try_from(n).map_err(|_| ENOENT)?;
+    tracee.seccomp.describe(n).ok_or(ENOENT)
 }
 
 fn with_stopped(
@@ -171,11 +199,7 @@ fn with_stopped(
         SETFPREGS => set_xstate(tracee, stop, &user::read_bytes(&me, data, FXSAVE)?),
         GETREGSET | SETREGSET => regset(&me, tracee, stop, request == SETREGSET, addr, data),
         SETOPTIONS => {
-            if data > u64::from(u32::MAX) || data as u32 & !option::OFFERED != 0 {
-                let suspend = data == u64::from(option::SUSPEND_SECCOMP);
-                // Suspending filters is for checkpoints (CAP_SYS_ADMIN) and not offered.
-                return Err(if suspend { EPERM } else { EINVAL });
-            }
+            check_options(&me, data, EINVAL)?;
             tracee.ptrace.set_options(data as u32);
             Ok(0)
         }
@@ -185,7 +209,7 @@ fn with_stopped(
         }
         GETSIGINFO => {
             let info = stop.info.ok_or(EINVAL)?;
-            user::write_bytes(&me, data, &info.to_bytes())?;
+            user::write_bytes(&me, data, &info.seen_by(tracee).to_bytes())?;
             Ok(0)
         }
         SETSIGINFO => {
@@ -206,6 +230,26 @@ fn with_stopped(
                 tracee.set_blocked(user::read_obj(&me, data)?);
             }
             Ok(0)
+        }
+        SECCOMP_GET_FILTER => {
+            let (program, _) = tracer_filter(&me, tracee, addr)?;
+            if data != 0 {
+                user::write_bytes(&me, data, &program)?;
+            }
+            Ok(program.len() as u64 / 8)
+        }
+        SECCOMP_GET_METADATA => {
+            require_unfiltered(&me, EACCES)?;
+            // `struct seccomp_metadata`: which filter, and its flags.
+            let n = (addr as usize).min(16);
+            if n < 8 {
+                return Err(EINVAL);
+            }
+            let which: u64 = user::read_obj(&me, data)?;
+            let (_, flags) = tracer_filter(&me, tracee, which)?;
+            let answer = [which.to_le_bytes(), flags.to_le_bytes()].concat();
+            user::write_bytes(&me, data, &answer[..n])?;
+            Ok(n as u64)
         }
         GET_SYSCALL_INFO => syscall_info(&me, stop, addr, data),
         GET_RSEQ_CONFIGURATION => {
@@ -428,7 +472,7 @@ fn peek_siginfo(me: &Task, tracee: &Task, args: u64, data: u64) -> Result<u64> {
     let mut done = 0;
     for info in queue[start..].iter().take(a.nr as usize) {
         let at = data.wrapping_add(done * SIGINFO_SIZE as u64);
-        match user::write_bytes(me, at, &info.to_bytes()) {
+        match user::write_bytes(me, at, &info.seen_by(tracee).to_bytes()) {
             Ok(()) => done += 1,
             Err(e) if done == 0 => return Err(e),
             Err(_) => break,

@@ -30,9 +30,15 @@ pub const TABLE: &[Entry] = &[
     call!(130, "rt_sigsuspend", rt_sigsuspend(Ptr, Size), NoHand),
     call!(131, "sigaltstack", sigaltstack(Ptr, Ptr)),
     call!(200, "tkill", tkill(Pid, Sig)),
+    call!(219, "restart_syscall", restart_syscall()),
     call!(234, "tgkill", tgkill(Pid, Pid, Sig)),
     call!(297, "rt_tgsigqueueinfo", rt_tgsigqueueinfo(Pid, Pid, Sig, Ptr)),
 ];
+
+/// Made by a program itself there is nothing to go on with.
+fn restart_syscall(_: &mut Ctx<'_>) -> Result<u64> {
+    Err(EINTR)
+}
 
 /// `struct kernel_sigaction` on x86-64.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]

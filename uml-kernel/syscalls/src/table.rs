@@ -47,6 +47,8 @@ pub enum RestartRule {
     Sys,
     /// Never restarted after a handler; restarted when no handler runs.
     NoHand,
+    /// The same, as restart_syscall(2).
+    Block,
     /// Always EINTR.
     Never,
 }

@@ -7,6 +7,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::Events;
 use uml_core::ctx::Ctx;
+use uml_core::signal::Restart;
 use uml_core::task::{Cap, WaitKind, usage};
 use uml_core::time::Clock;
 use uml_core::time::itimer::{IntervalTimer, Which, cpu_time, next_look};
@@ -22,8 +23,8 @@ use crate::timespec::{Timespec, Timeval};
 
 /// Lines of the table.
 pub const TABLE: &[Entry] = &[
-    call!(35, "nanosleep", nanosleep(Ptr, Ptr), NoHand),
-    call!(230, "clock_nanosleep", clock_nanosleep(Int, Int, Ptr, Ptr), NoHand),
+    call!(35, "nanosleep", nanosleep(Ptr, Ptr), Block),
+    call!(230, "clock_nanosleep", clock_nanosleep(Int, Int, Ptr, Ptr), Block),
     call!(228, "clock_gettime", clock_gettime(Int, Out)),
     call!(227, "clock_settime", clock_settime(Int, Ptr)),
     call!(229, "clock_getres", clock_getres(Int, Out)),
@@ -68,10 +69,10 @@ fn clock_id(cx: &Ctx<'_>, id: i32) -> Result<ClockId> {
     let boot = |host, coarse| ClockId::Boot { host, coarse };
     Ok(match id {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => wall(HostClock::Realtime, false),
-        libc::CLOCK_REALTIME_COARSE => wall(HostClock::Realtime, true),
+        libc::CLOCK_REALTIME_COARSE => wall(HostClock::RealtimeCoarse, true),
         libc::CLOCK_TAI => wall(HostClock::Tai, false),
         libc::CLOCK_MONOTONIC => boot(HostClock::Monotonic, false),
-        libc::CLOCK_MONOTONIC_COARSE => boot(HostClock::Monotonic, true),
+        libc::CLOCK_MONOTONIC_COARSE => boot(HostClock::MonotonicCoarse, true),
         libc::CLOCK_MONOTONIC_RAW => boot(HostClock::MonotonicRaw, false),
         libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => boot(HostClock::Boottime, false),
         libc::CLOCK_PROCESS_CPUTIME_ID => ClockId::ProcessCpu(cx.task.process.pid),
@@ -250,6 +251,9 @@ fn nanosleep(cx: &mut Ctx<'_>, req: u64, rem: u64) -> Result<u64> {
 
 fn clock_nanosleep(cx: &mut Ctx<'_>, id: i32, flags: i32, req: u64, rem: u64) -> Result<u64> {
     let absolute = flags & libc::TIMER_ABSTIME != 0;
+    if absolute {
+        cx.task.restart.set(Restart::NoHand);
+    }
     let (clock, d) = if id < 0 {
         let d = user::read_obj::<Timespec>(&cx.task, req)?.duration()?;
         (clock_id(cx, id)?, d)

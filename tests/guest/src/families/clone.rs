@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 cases! {
-    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root,
+    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root, pidfd_fdinfo_root: root,
 }
 
 fn vfork_blocks_parent() {
@@ -552,4 +552,29 @@ fn into_cgroup_root() {
     close(file);
     say("rmdir", c!(libc::rmdir(cstr(&group).as_ptr())));
     try_with("removed group", fd as u64, 88);
+}
+
+/// A pidfd's lines in fdinfo count namespaces below the reader's, and say when the process is gone.
+fn pidfd_fdinfo_root() {
+    let mut fd = -1;
+    let flags = (libc::CLONE_NEWPID | libc::CLONE_PIDFD) as u64;
+    let args = [flags, &raw mut fd as u64, 0, 0, libc::SIGCHLD as u64, 0, 0, 0];
+    let e = Event::new();
+    let r = sc!(libc::SYS_clone3, args.as_ptr(), 64);
+    if r == R(0) {
+        e.wait();
+        unsafe { libc::_exit(0) };
+    }
+    let lines = || {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let shown = text
+            .lines()
+            .filter(|l| l.contains("id:") && !l.starts_with("mnt"))
+            .map(|l| l.replace(&r.to_string(), "N"));
+        shown.collect::<Vec<_>>().join(" ").replace('\t', " ")
+    };
+    say("alive", lines());
+    e.post();
+    say("ends", reap(r.0 as i32));
+    say("gone", lines());
 }

@@ -4,7 +4,7 @@ use crate::sys::*;
 use crate::{c, cases, sc};
 
 cases! {
-    open_flags, open_errors, append, offsets, pread_pwrite, vectors, dup_forms, close_range, fcntl_flags, descriptor_limit, tmpfile, o_path, getdents, directory_seek, unlinked_file, proc_fd, dev_files,
+    open_flags, open_errors, append, offsets, pread_pwrite, vectors, dup_forms, close_range, fcntl_flags, descriptor_limit, tmpfile, o_path, getdents, directory_seek, unlinked_file, proc_fd, dev_files, tmpfile_flags, extent_map,
 }
 
 pub(super) fn stat(fd: i32) -> libc::stat {
@@ -562,4 +562,23 @@ fn dev_files() {
     );
     say("seek in null", seek(null, 100, libc::SEEK_SET));
     say("pread of zero", c!(libc::pread(zero, [0u8; 4].as_mut_ptr().cast(), 4, 1 << 40)));
+}
+
+fn tmpfile_flags() {
+    let fd = open(".", libc::O_RDWR | libc::O_TMPFILE).fd();
+    let flags = c!(libc::fcntl(fd, libc::F_GETFL)).0 as i32;
+    say("flags", format!("{:o}", flags & !0o100_000));
+}
+
+/// FS_IOC_FIEMAP where nothing lies on a device.
+fn extent_map() {
+    let map = |fd: i32| {
+        let mut m = [0u64, u64::MAX, 0, 0];
+        c!(libc::ioctl(fd, 0xc020_660b, m.as_mut_ptr()))
+    };
+    say("memfd", map(c!(libc::memfd_create(c"m".as_ptr(), 0)).fd()));
+    say("pipe", map(pipe().0));
+    say("device", map(open("/dev/null", libc::O_RDONLY).fd()));
+    say("proc", map(open("/proc/version", libc::O_RDONLY).fd()));
+    say("socket", map(c!(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)).fd()));
 }

@@ -4,7 +4,7 @@ use crate::sys::*;
 use crate::{c, cases, sc};
 
 cases! {
-    ids_user, prctl_flags, prctl_errors, extended_state, no_new_privs, capabilities_user, seccomp_strict, seccomp_filter, seccomp_programs, seccomp_flags, seccomp_notify, refused_for_users, ids_root: root, groups_root: root, fsuid_root: root, capabilities_root: root, keepcaps_root: root, securebits_root: root, hostname_root: root, user_switch_dumpable: root, ambient_root: root,
+    ids_user, prctl_flags, prctl_errors, extended_state, no_new_privs, capabilities_user, seccomp_strict, seccomp_filter, seccomp_programs, seccomp_flags, seccomp_notify, refused_for_users, ids_root: root, groups_root: root, fsuid_root: root, capabilities_root: root, keepcaps_root: root, securebits_root: root, hostname_root: root, user_switch_dumpable: root, ambient_root: root, mm_layout,
 }
 
 fn ids() -> String {
@@ -722,4 +722,50 @@ fn user_switch_dumpable() {
             (std::fs::metadata("/proc/self/environ").unwrap().uid() == 0) as i32
         }),
     );
+}
+
+/// PR_SET_MM_MAP: what /proc says of arguments and environment.
+fn mm_layout() {
+    const SET_MM: i32 = 35;
+    let mut size = 0u32;
+    say("size", c!(libc::prctl(SET_MM, 15, &raw mut size, 0, 0)));
+    say("is", size);
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let f: Vec<u64> = stat[stat.rfind(')').unwrap() + 2..]
+        .split_whitespace()
+        .map(|w| w.parse().unwrap_or(0))
+        .collect();
+    // Field n of proc_pid_stat(5) is f[n - 3].
+    let brk = unsafe { libc::sbrk(0) } as u64;
+    let text = Box::leak(Box::new(*b"new\0name\0"));
+    let (at, len) = (text.as_ptr() as u64, text.len() as u64);
+    let map = |arg_start: u64, arg_end: u64| {
+        [
+            f[23],
+            f[24],
+            f[42],
+            f[43],
+            f[44],
+            brk,
+            f[25],
+            arg_start,
+            arg_end,
+            f[47],
+            f[48],
+            0,
+            u64::from(u32::MAX) << 32,
+        ]
+    };
+    let set = |m: &[u64; 13], n: u64| c!(libc::prctl(SET_MM, 14, m.as_ptr(), n, 0));
+    say("wrong size", set(&map(at, at + len), 100));
+    say("reversed", set(&map(at + len, at), 104));
+    say("no address", set(&map(0, len), 104));
+    say("set", set(&map(at, at + len), 104));
+    say("cmdline", quoted(&std::fs::read("/proc/self/cmdline").unwrap()));
+    say("unknown", c!(libc::prctl(SET_MM, 99, at, 0, 0)).is_ok());
+    say("with size", c!(libc::prctl(SET_MM, 8, at, 4, 0)));
+    say("fifth argument", c!(libc::prctl(SET_MM, 8, at, 0, 4)));
+    if unsafe { libc::geteuid() } != 0 {
+        say("one without privilege", c!(libc::prctl(SET_MM, 8, at, 0, 0)));
+    }
 }

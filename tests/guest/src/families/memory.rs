@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 cases! {
-    anonymous, mmap_errors, fixed, fixed_noreplace, hints, file_private, file_shared, coherence, file_offsets, file_permissions, shared_anonymous_fork, cow_after_fork, cow_of_file, munmap_forms, mprotect_forms, mprotect_execute, protection_none_reserve, as_limit, truncate_under_mapping, growsdown, big_sparse, write_to_text, maps_file, populate, many_mappings, execute_generated, read_into_mapping, zero_page, handed_over, mapping_under_signals,
+    anonymous, mmap_errors, fixed, fixed_noreplace, hints, file_private, file_shared, coherence, file_offsets, file_permissions, shared_anonymous_fork, cow_after_fork, cow_of_file, munmap_forms, mprotect_forms, mprotect_execute, protection_none_reserve, as_limit, truncate_under_mapping, growsdown, big_sparse, write_to_text, maps_file, populate, many_mappings, execute_generated, read_into_mapping, zero_page, handed_over, mapping_under_signals, pagemap,
 }
 
 pub(super) const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -643,4 +643,31 @@ fn mapping_under_signals() {
     let timer = libc::itimerval { it_interval: never, it_value: never };
     unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     say("every round", good == rounds);
+}
+
+/// /proc/self/pagemap: which pages are there.
+fn pagemap() {
+    use std::os::unix::fs::FileExt;
+    let at = mmap(0, 4 * PAGE, RW, ANON, -1, 0).0 as usize;
+    unsafe { (at as *mut u8).add(PAGE).write(1) };
+    let f = std::fs::File::open("/proc/self/pagemap").unwrap();
+    let mut b = [0u8; 32];
+    let n = f.read_at(&mut b, (at / PAGE * 8) as u64).unwrap();
+    let present: Vec<bool> = b.chunks(8).map(|e| e[7] & 0x80 != 0).collect();
+    say("four pages", format!("{n} {present:?}"));
+    say("half an entry", f.read_at(&mut b[..4], 0).err().map_or(0, |e| e.raw_os_error().unwrap()));
+    say("off the grid", f.read_at(&mut b, 4).err().map_or(0, |e| e.raw_os_error().unwrap()));
+    let set = &mut [0u8; 8];
+    say("private file", {
+        let len = std::fs::metadata("/proc/self/exe").unwrap().len() > PAGE as u64;
+        let e = open_ro("/proc/self/exe");
+        let m = mmap(0, PAGE, RO, libc::MAP_PRIVATE | libc::MAP_POPULATE, e, 0).0 as usize;
+        f.read_at(set, (m / PAGE * 8) as u64).unwrap();
+        format!("{len} present {} file {}", set[7] & 0x80 != 0, set[7] & 0x20 != 0)
+    });
+}
+
+fn open_ro(path: &str) -> i32 {
+    let p = std::ffi::CString::new(path).unwrap();
+    c!(libc::open(p.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)).fd()
 }

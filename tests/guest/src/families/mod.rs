@@ -11,6 +11,7 @@ mod futex;
 mod handles;
 mod identity;
 mod inet;
+mod intercept;
 mod ipc;
 mod ipoptions;
 mod jobs;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Family> {
         exec,
         signals,
         restart,
+        intercept,
         faults,
         threads,
         futex,

@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     user_maps_itself, user_bad_maps, map_opener, unshare_errors, nested_pids, uts_root: root, mounts_root: root, pids_root: root,
-    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root,
+    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root, last_pid_root: root, unix_table_root: root, proc_subset_root: root, remount_root: root, ptrace_info_root: root, pts_of_user_namespace_root: root,
 }
 
 fn unshare(flags: i32) -> R {
@@ -430,4 +430,129 @@ fn ids_root() {
     say("seen from outside", get(&format!("/proc/{child}/gid_map")));
     write(w2, b"x");
     say("child", wait_opt(child, 0));
+}
+
+fn last_pid_root() {
+    unshare(libc::CLONE_NEWPID);
+    let last = || {
+        let text = std::fs::read_to_string("/proc/loadavg").unwrap();
+        text.trim_end().rsplit(' ').next().unwrap().to_string()
+    };
+    let s = in_child(|| {
+        say("init", last());
+        say("child", in_child(|| 0));
+        say("then", last());
+        0
+    });
+    say("ends", s);
+}
+
+fn unix_table_root() {
+    let here = c!(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)).fd();
+    let lines = || std::fs::read_to_string("/proc/self/net/unix").unwrap().lines().count();
+    say("some", lines() > 1);
+    say("unshare", unshare(libc::CLONE_NEWNET));
+    say("none of the other namespace's", lines());
+    let _s = c!(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)).fd();
+    say("one", lines());
+    close(here);
+}
+
+fn private_mounts() {
+    unshare(libc::CLONE_NEWNS);
+    let none = std::ptr::null::<libc::c_char>();
+    let how = libc::MS_REC | libc::MS_PRIVATE;
+    c!(libc::mount(none, c"/".as_ptr(), none, how, std::ptr::null()));
+}
+
+fn proc_subset_root() {
+    private_mounts();
+    let mount = |options: &std::ffi::CStr| {
+        let kind = c"proc".as_ptr();
+        c!(libc::mount(kind, c"/proc".as_ptr(), kind, 0, options.as_ptr().cast()))
+    };
+    say("unknown", mount(c"subset=net"));
+    say("subset", mount(c"subset=pid"));
+    say("cpuinfo", std::fs::read("/proc/cpuinfo").err().map_or(0, |e| e.raw_os_error().unwrap()));
+    say("self", std::fs::read("/proc/self/stat").is_ok());
+    let names = std::fs::read_dir("/proc").unwrap();
+    let other = names.filter_map(|e| e.unwrap().file_name().into_string().ok());
+    let mut other: Vec<_> = other.filter(|n| !n.bytes().all(|b| b.is_ascii_digit())).collect();
+    other.sort();
+    say("names", other.join(" "));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    say("shown", mounts.lines().next_back().unwrap().contains("subset=pid"));
+}
+
+/// What a user namespace mounts stays as it is in the namespaces below it, and can be remounted so.
+fn remount_root() {
+    let s = in_child(|| {
+        let enter = || {
+            assert!(unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).is_ok());
+            put("/proc/self/setgroups", "deny");
+            put("/proc/self/uid_map", "0 0 1");
+            put("/proc/self/gid_map", "0 0 1");
+        };
+        enter();
+        let (kind, at) = (c"tmpfs".as_ptr(), c"/mnt".as_ptr());
+        say("mount", c!(libc::mount(kind, at, kind, libc::MS_NOSUID, std::ptr::null())));
+        let shown = || {
+            let text = std::fs::read_to_string("/proc/self/mounts").unwrap();
+            let line = text.lines().rfind(|l| l.contains(" /mnt ")).unwrap().to_string();
+            ["nosuid", "nodev", "noexec"].iter().filter(|f| line.contains(**f)).count()
+        };
+        say("flags", shown());
+        say("a device node", c!(libc::mknod(c"/mnt/null".as_ptr(), libc::S_IFCHR, 0x103)));
+        enter();
+        let again = |flags: u64| {
+            c!(libc::mount(
+                at,
+                at,
+                kind,
+                libc::MS_REMOUNT | libc::MS_BIND | flags,
+                std::ptr::null()
+            ))
+        };
+        say("the same", again(libc::MS_NOSUID));
+        say("more", again(libc::MS_NOSUID | libc::MS_NOEXEC));
+        say("less", again(0));
+        0
+    });
+    say("ends", s);
+}
+
+/// PTRACE_GETSIGINFO tells the sender as the tracee's namespace numbers it.
+fn ptrace_info_root() {
+    unshare(libc::CLONE_NEWPID);
+    let s = in_child(|| {
+        let pid = child(|| {
+            sc!(libc::SYS_ptrace, 0, 0, 0, 0);
+            unsafe { libc::raise(libc::SIGSTOP) };
+            0
+        });
+        say("stops", wait_opt(pid, 0));
+        let mut info = [0i32; 32];
+        say("siginfo", sc!(libc::SYS_ptrace, 0x4202, pid, 0, info.as_mut_ptr()));
+        say("sender", format!("{} {}", info[4], pid));
+        sc!(libc::SYS_ptrace, 7, pid, 0, 0);
+        say("ends", reap(pid));
+        0
+    });
+    say("init ends", s);
+}
+
+/// Pseudo-terminals of a devpts that a user namespace mounted can be opened.
+fn pts_of_user_namespace_root() {
+    let s = in_child(|| {
+        unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+        put("/proc/self/setgroups", "deny");
+        put("/proc/self/uid_map", "0 0 1");
+        put("/proc/self/gid_map", "0 0 1");
+        let (kind, at) = (c"devpts".as_ptr(), c"/mnt".as_ptr());
+        let data = c"newinstance,ptmxmode=0666".as_ptr().cast();
+        say("mount", c!(libc::mount(kind, at, kind, 0, data)));
+        say("ptmx", c!(libc::open(c"/mnt/ptmx".as_ptr(), libc::O_RDWR | libc::O_NOCTTY)).ok());
+        0
+    });
+    say("ends", s);
 }

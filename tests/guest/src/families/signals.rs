@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 
 cases! {
-    handler_basics, sigaction_errors, mask_and_pending, nodefer_resethand, handler_mask, standard_not_queued, realtime_queue, realtime_order, sigqueue_info, kill_info, tgkill_forms, kill_targets, altstack, altstack_errors, nested_handlers, signal_per_thread, sigpipe_write, pending_limit, sa_flags_readback, default_actions,
+    handler_basics, sigaction_errors, mask_and_pending, nodefer_resethand, handler_mask, standard_not_queued, realtime_queue, realtime_order, sigqueue_info, kill_info, tgkill_forms, kill_targets, altstack, altstack_errors, nested_handlers, signal_per_thread, sigpipe_write, pending_limit, sa_flags_readback, default_actions, bad_extended_state,
 }
 
 pub(super) static COUNT: AtomicI32 = AtomicI32::new(0);
@@ -669,4 +669,19 @@ fn default_actions() {
         }
         say(&signal_name(s), r);
     }
+}
+
+extern "C" fn breaks_state(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    COUNT.fetch_add(1, SeqCst);
+    let u = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    // Bytes 512 to 1023 are the header of the extended state: a component that cannot be.
+    unsafe { u.uc_mcontext.fpregs.cast::<u8>().add(512).write_bytes(0xff, 64) };
+}
+
+/// A frame whose extended state cannot be restored is SIGSEGV where the frame said, so that its handler can return.
+fn bad_extended_state() {
+    on_signal(libc::SIGUSR1, breaks_state, 0);
+    on_signal(libc::SIGSEGV, note, 0);
+    unsafe { libc::raise(libc::SIGUSR1) };
+    say("came back", format!("{} last {}", COUNT.load(SeqCst), signal_name(LAST.load(SeqCst))));
 }

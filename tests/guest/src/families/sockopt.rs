@@ -1,11 +1,12 @@
 //! Options of Internet sockets: what is read back, what is refused.
 
-use super::inet::socket;
+use super::inet::{addr, socket};
 use crate::c;
 use crate::cases;
 use crate::sys::*;
 
-cases! { common, ip, ipv6, tcp, sizes }
+cases! { common, ip, ipv6, tcp, sizes, packet_options, cookie,
+}
 
 fn get(fd: i32, level: i32, opt: i32) -> String {
     let mut b = [0u8; 256];
@@ -153,5 +154,92 @@ fn sizes() {
             &mut n
         ));
         say(&format!("room {room}"), format!("{r} {n}"));
+    }
+}
+
+/// The ends of a TCP connection on the loopback: the accepted one, and the other.
+fn connection(v6: bool, before: impl Fn(i32)) -> (i32, i32) {
+    let l = socket(v6, libc::SOCK_STREAM);
+    let (mut a, n) = addr(v6, 0, false);
+    c!(libc::bind(l, (&raw const a).cast(), n));
+    c!(libc::listen(l, 1));
+    let mut n = 128;
+    c!(libc::getsockname(l, (&raw mut a).cast(), &mut n));
+    let c = socket(v6, libc::SOCK_STREAM);
+    before(l);
+    before(c);
+    c!(libc::connect(c, (&raw const a).cast(), n));
+    let s = c!(libc::accept4(l, std::ptr::null_mut(), std::ptr::null_mut(), 0)).fd();
+    close(l);
+    (s, c)
+}
+
+static ON: i32 = 1;
+
+/// IP_PKTOPTIONS and IPV6_2292PKTOPTIONS: control messages of a connection.
+fn packet_options() {
+    // Only heads and data: what lies between messages is left as it was.
+    let show = |fd: i32, level: i32, opt: i32, max: u32| {
+        let (mut b, mut n) = ([0u8; 256], max);
+        let r = c!(libc::getsockopt(fd, level, opt, b.as_mut_ptr().cast(), &mut n));
+        let mut text = format!("{r} {n} bytes");
+        let mut at = 0;
+        while r.is_ok() && at + 16 <= n as usize {
+            let int = |i: usize| i32::from_ne_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+            let len = int(at) as usize;
+            text += &format!("; {} {} {:?}", int(at + 8), int(at + 12), &b[at + 16..at + len]);
+            at += len.next_multiple_of(8);
+        }
+        text
+    };
+    let want = |level: i32, opts: [i32; 3]| {
+        move |fd: i32| {
+            for o in opts {
+                c!(libc::setsockopt(fd, level, o, (&raw const ON).cast(), 4));
+            }
+        }
+    };
+    let (v4, v6) = (libc::IPPROTO_IP, libc::IPPROTO_IPV6);
+    let (s, c) = connection(false, |_| {});
+    say("nothing wanted", show(s, v4, 9, 256));
+    say("at the other level", show(s, v6, 6, 256));
+    close(s);
+    close(c);
+    let (s, c) =
+        connection(false, want(v4, [libc::IP_PKTINFO, libc::IP_RECVTTL, libc::IP_RECVTOS]));
+    say("accepted", show(s, v4, 9, 256));
+    say("connected", show(c, v4, 9, 256));
+    say("room for a part", show(s, v4, 9, 20));
+    say("room for two", show(s, v4, 9, 60));
+    close(s);
+    close(c);
+    let (s, c) = connection(true, |_| {});
+    say("nothing wanted, IPv6", show(s, v6, 6, 256));
+    close(s);
+    close(c);
+    let wanted = [libc::IPV6_RECVPKTINFO, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS];
+    let (s, _) = connection(true, want(v6, wanted));
+    say("accepted, IPv6", show(s, v6, 6, 256));
+    say("datagrams", show(socket(false, libc::SOCK_DGRAM), v4, 9, 256));
+}
+
+/// SO_COOKIE names a socket to sock_diag(7).
+fn cookie() {
+    for (family, name) in [(libc::AF_UNIX, "unix"), (libc::AF_INET, "inet")] {
+        let get = |fd: i32| {
+            let (mut v, mut n) = (0u64, 8u32);
+            let r = c!(libc::getsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_COOKIE,
+                (&raw mut v).cast(),
+                &mut n
+            ));
+            (r, n, v)
+        };
+        let a = c!(libc::socket(family, libc::SOCK_STREAM, 0)).fd();
+        let b = c!(libc::socket(family, libc::SOCK_STREAM, 0)).fd();
+        let ((r, n, x), (_, _, y)) = (get(a), get(b));
+        say(name, format!("{r} {n} of its own: {} the same again: {}", x != y, get(a).2 == x));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 cases! {
     clocks, clock_errors, clocks_advance, realtime_calls, cpu_clocks, vdso, nanosleep_lengths, clock_nanosleep_errors, itimers, itimer_virtual, alarm,
     posix_timer_signal, posix_timer_interval, posix_timer_thread_id, posix_timer_none, posix_timer_errors, timer_not_inherited, set_clock_user, adjtimex_read,
-    times_and_clock, getcpu,
+    times_and_clock, getcpu, coarse_clocks,
 }
 
 fn now(clock: i32) -> i128 {
@@ -528,4 +528,21 @@ fn getcpu() {
     say("sched_getcpu", (unsafe { libc::sched_getcpu() } as u32) < n);
     say("nulls", sc!(libc::SYS_getcpu, 0, 0, 0));
     say("bad pointer", sc!(libc::SYS_getcpu, 8, 0, 0));
+}
+
+/// Coarse clocks by the call and by the C library (the vDSO) are of the same tick.
+fn coarse_clocks() {
+    for (clock, name) in [(5, "REALTIME_COARSE"), (6, "MONOTONIC_COARSE")] {
+        let call = || {
+            let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            sc!(libc::SYS_clock_gettime, clock, &mut t as *mut _);
+            i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec)
+        };
+        let mut order = true;
+        for _ in 0..2000 {
+            let (a, b, c) = (call(), now(clock), call());
+            order &= a <= b && b <= c;
+        }
+        say(name, order);
+    }
 }

@@ -88,6 +88,11 @@ impl PidNs {
         }
     }
 
+    /// The number that was given last; none in the initial namespace, whose numbers are the kernel's.
+    pub fn last(&self) -> Option<i32> {
+        (!self.is_initial()).then(|| self.numbers.lock().last)
+    }
+
     /// True for the first one.
     pub fn is_initial(&self) -> bool {
         self.level == 0

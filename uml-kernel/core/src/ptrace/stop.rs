@@ -124,7 +124,9 @@ const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
 /// The value that shows in the registers while an interrupted call's fate is open.
 pub fn restart_value(rule: crate::signal::Restart) -> i64 {
     match rule {
+        crate::signal::Restart::Always => RESTARTS[1],
         crate::signal::Restart::NoHand => RESTARTS[2],
+        crate::signal::Restart::Block => RESTARTS[3],
         _ => RESTARTS[0],
     }
 }

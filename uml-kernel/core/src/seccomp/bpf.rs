@@ -80,6 +80,15 @@ impl Program {
     }
 
     /// Instructions.
+    /// The program as [`Program::parse`] takes it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let insn = |i: &Insn| {
+            let (code, k) = (i.code.to_le_bytes(), i.k.to_le_bytes());
+            [code[0], code[1], i.jt, i.jf, k[0], k[1], k[2], k[3]]
+        };
+        self.0.iter().flat_map(insn).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

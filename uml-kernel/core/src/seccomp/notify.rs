@@ -138,7 +138,10 @@ const RECV: u32 = 0xc050_2100;
 const SEND: u32 = 0xc018_2101;
 const ID_VALID: u32 = 0x4008_2102;
 const ID_VALID_WRONG_DIR: u32 = 0x8008_2102;
-const ADDFD: u32 = 0x4018_2103;
+/// Without the size, which may grow, and the direction.
+const ADDFD: u32 = 0x2103;
+const SIZE: u32 = 0x3fff_0000;
+const DIRECTION: u32 = 0xc000_0000;
 const SET_FLAGS: u32 = 0x4008_2104;
 
 impl Supervisor {
@@ -201,11 +204,19 @@ impl Supervisor {
         Ok(0)
     }
 
-    /// Puts a descriptor of the supervisor into the caller's table.
-    fn add_fd(&self, task: &Task, arg: u64) -> Result<u64> {
+    /// Puts a descriptor of the supervisor into the caller's table. `size` is the structure's: `E2BIG` where what is behind
+    /// the part that is known is not zero.
+    fn add_fd(&self, task: &Task, arg: u64, size: usize) -> Result<u64> {
         const SETFD: u32 = 1;
         const SEND_TOO: u32 = 2;
-        let b = user::read_bytes(task, arg, 24)?;
+        const KNOWN: usize = 24;
+        if !(KNOWN..4096).contains(&size) {
+            return Err(EINVAL);
+        }
+        let b = user::read_bytes(task, arg, size)?;
+        if b[KNOWN..].iter().any(|x| *x != 0) {
+            return Err(E2BIG);
+        }
         let int = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         let id = u64::from(int(0)) | u64::from(int(4)) << 32;
         let (flags, src, new, new_flags) = (int(8), int(12) as i32, int(16) as i32, int(20));
@@ -258,9 +269,11 @@ impl FileOps for Supervisor {
                 let waits = st.requests.get(&id).is_some_and(|r| r.received && r.answer.is_none());
                 if waits { Ok(0) } else { Err(ENOENT) }
             }
-            ADDFD => self.add_fd(&task, arg),
             // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP only asks for a faster hand-over.
             SET_FLAGS if arg & !1 == 0 => Ok(0),
+            _ if cmd & !(SIZE | DIRECTION) == ADDFD => {
+                self.add_fd(&task, arg, ((cmd & SIZE) >> 16) as usize)
+            }
             _ => Err(EINVAL),
         }
     }

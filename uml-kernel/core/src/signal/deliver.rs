@@ -206,8 +206,7 @@ fn push_handler(
     };
     if let Some(r) = ret
         && r.interrupted
-        && r.rule == Restart::Sys
-        && action.flags & SA_RESTART != 0
+        && (r.rule == Restart::Always || r.rule == Restart::Sys && action.flags & SA_RESTART != 0)
     {
         // Back onto the two-byte instruction, with the number where it was.
         regs.rip = r.ip.wrapping_sub(2);

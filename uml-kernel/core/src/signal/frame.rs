@@ -161,17 +161,21 @@ pub fn sigreturn(cx: &mut Ctx<'_>) -> Result<()> {
     regs.rip = c[16];
     regs.eflags = c[17];
     regs.orig_rax = u64::MAX;
+    cx.task.set_blocked(get(frame, SIGMASK));
     let fp = get(frame, MCTX + 184);
-    if fp == 0 {
-        cx.hw.set_xstate(None)?;
+    let restored = if fp == 0 {
+        cx.hw.set_xstate(None)
     } else if fp == usual && got == image.len() && xstate_len(&image[state_at..]) == size {
-        cx.hw.set_xstate(Some(&image[state_at..]))?;
+        cx.hw.set_xstate(Some(&image[state_at..]))
     } else {
-        let state = read_xstate(&mm, fp)?;
-        cx.hw.set_xstate(Some(&state))?;
+        read_xstate(&mm, fp).and_then(|state| cx.hw.set_xstate(Some(&state)))
+    };
+    if let Err(e) = restored {
+        // SIGSEGV then finds the program where the frame says, with fresh extended state, as on Linux: a handler can return.
+        cx.hw.set_xstate(None)?;
+        cx.hw.set_regs(&regs)?;
+        return Err(e);
     }
-    let mask = get(frame, SIGMASK);
-    cx.task.set_blocked(mask);
     let alt = SigAltStack {
         sp: get(frame, UC_STACK),
         flags: get(frame, UC_STACK + 8) as u32 as i32,

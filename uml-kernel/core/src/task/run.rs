@@ -19,7 +19,7 @@ use crate::signal::{
 };
 use crate::task::Resource;
 use crate::task::usage::Work;
-use crate::task::{RunState, Task, exit};
+use crate::task::{RunState, Task, dispatch, exit};
 
 impl Runner for Task {
     fn attached(&self, kick: Arc<dyn Kick>) {
@@ -74,6 +74,14 @@ impl Task {
     }
 }
 
+/// What is made for `call`: restart_syscall(2) is the call that a signal interrupted.
+fn resumed(call: Syscall, begun: Option<Syscall>) -> Syscall {
+    match begun {
+        Some(b) if call.nr == libc::SYS_restart_syscall as u64 => b,
+        _ => call,
+    }
+}
+
 impl Ctx<'_> {
     /// The host refused the call that was left for last.
     fn undo(&mut self, error: Errno) {
@@ -89,6 +97,14 @@ impl Ctx<'_> {
     /// set in the ordinary way.
     fn system_call(&mut self, mut call: Syscall) -> Option<SyscallReturn> {
         let _signals = crate::file::async_notify::Call::new();
+        let dispatched = self.task.user_dispatch.load(Ordering::Relaxed);
+        if dispatched && let Some(value) = dispatch::intercept(self, &call) {
+            self.hw.set_return(value);
+            let rule = Restart::Never;
+            return Some(SyscallReturn { nr: call.nr, ip: call.ip, interrupted: false, rule });
+        }
+        // The call that restart_syscall(2) goes on with.
+        let mut begun = None;
         loop {
             self.task.enter_call(call.nr);
             self.task.restart.set(Restart::Table);
@@ -108,13 +124,13 @@ impl Ctx<'_> {
             }
             let result = match skipped {
                 None if self.task.seccomp.mode() == seccomp::DISABLED => {
-                    Kernel::system_call(self, call)
+                    Kernel::system_call(self, resumed(call, begun))
                 }
                 None => match seccomp::check(self, call) {
                     Verdict::Allow(c) => {
                         call = c;
                         self.call = Some(c);
-                        Kernel::system_call(self, c)
+                        Kernel::system_call(self, resumed(c, begun))
                     }
                     Verdict::Return(v) => CallResult { value: Ok(v as u64), rule: Restart::Never },
                     Verdict::Interrupted => CallResult { value: Err(EINTR), rule: Restart::Sys },
@@ -182,6 +198,10 @@ impl Ctx<'_> {
                     self.task.end_temporary_mask(false);
                     if self.task.fatal_signal_pending() {
                         return Some(ret);
+                    }
+                    if rule == Restart::Block {
+                        begun.get_or_insert(call);
+                        call.nr = libc::SYS_restart_syscall as u64;
                     }
                     self.hw.set_call(call);
                 }

@@ -44,12 +44,25 @@ pub struct SuperInstance {
     pub sb: Arc<dyn SuperBlock>,
     pub root: Arc<Dentry>,
     owner: OnceLock<Arc<UserNs>>,
+    no_devices: AtomicBool,
 }
 
 impl SuperInstance {
     /// An instance of the initial user namespace until somebody else mounts it first.
     pub(crate) fn new(sb: Arc<dyn SuperBlock>, root: Arc<Dentry>) -> SuperInstance {
-        SuperInstance { sb, root, owner: OnceLock::new() }
+        SuperInstance { sb, root, owner: OnceLock::new(), no_devices: AtomicBool::new(false) }
+    }
+
+    /// From now on its device nodes cannot be opened, if `so`: somebody without privilege over devices made it.
+    pub fn forbid_devices(&self, so: bool) {
+        if so {
+            self.no_devices.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether [`SuperInstance::forbid_devices`] was called.
+    pub fn forbids_devices(&self) -> bool {
+        self.no_devices.load(Ordering::Relaxed)
     }
 
     /// Whose administrator may change its options.

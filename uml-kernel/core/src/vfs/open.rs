@@ -180,8 +180,7 @@ fn open_tmpfile(task: &Task, start: &DirFd, path: &[u8], how: &OpenHow) -> Resul
     let file = inode.open(how.flags)?;
     let dentry =
         Dentry::unnamed(inode, &dir.dentry, format!("#{ino}").as_bytes(), !how.has(libc::O_EXCL));
-    let flags = how.flags & !(O_TMPFILE_BIT | libc::O_DIRECTORY as u32);
-    Ok(File::new(file, Path { mnt: dir.mnt, dentry }, flags, cred))
+    Ok(File::new(file, Path { mnt: dir.mnt, dentry }, how.flags, cred))
 }
 
 /// Permission checks, truncation and the filesystem's or driver's own open.

@@ -84,7 +84,11 @@ pub fn path_permission(path: &Path, cred: &Cred, mask: u32) -> Result<()> {
 /// `EACCES` for device nodes on a nodev mount.
 pub fn check_nodev(path: &Path) -> Result<()> {
     match path.inode().file_type() {
-        libc::S_IFCHR | libc::S_IFBLK if path.mnt.flags() & MNT_NODEV != 0 => Err(EACCES),
+        libc::S_IFCHR | libc::S_IFBLK
+            if path.mnt.flags() & MNT_NODEV != 0 || path.mnt.instance.forbids_devices() =>
+        {
+            Err(EACCES)
+        }
         _ => Ok(()),
     }
 }

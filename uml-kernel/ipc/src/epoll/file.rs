@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uml_abi::Result;
 use uml_base::{Events, PollRegistrar};
 use uml_core::file::FileOps;
+use uml_core::ns::PidNs;
 
 use super::Epoll;
 
@@ -36,7 +37,7 @@ impl FileOps for EpollFile {
         Ok(cur)
     }
 
-    fn show_fdinfo(&self, out: &mut Vec<u8>) {
+    fn show_fdinfo(&self, _: &Arc<PidNs>, out: &mut Vec<u8>) {
         for e in self.epoll.entries() {
             let text = format!(
                 "tfd: {:8} events: {:8x} data: {:16x}  pos:{} ino:{:x} sdev:{:x}\n",

@@ -111,6 +111,8 @@ impl Socket for UnixSocket {
                 }
                 Ok(groups.iter().flat_map(|g| ns.gid(*g).to_le_bytes()).collect())
             }
+            // As sock_diag(7) tells it.
+            libc::SO_COOKIE => Ok(self.ino().to_le_bytes().to_vec()),
             SO_PEERPIDFD => {
                 let process = cred.ok_or(ENODATA)?.process;
                 let fd = task.install_fd(PidFd::open(task, &process, 0), true)?;

@@ -13,9 +13,10 @@ const UNCONNECTED: u8 = 1;
 const CONNECTING: u8 = 2;
 const CONNECTED: u8 = 3;
 
-/// The table with its head line.
-pub fn table() -> Vec<u8> {
+/// The table of a network namespace with its head line.
+pub fn table(net: u64) -> Vec<u8> {
     let sockets: Vec<Arc<UnixSocket>> = ALL.lock().values().filter_map(Weak::upgrade).collect();
+    let sockets = sockets.into_iter().filter(|s| s.net == net);
     let mut out = b"Num       RefCount Protocol Flags    Type St Inode Path\n".to_vec();
     for s in sockets {
         let file = s.file.get().and_then(Weak::upgrade);
@@ -82,7 +83,7 @@ pub struct Row {
 }
 
 impl UnixSocket {
-    fn ino(&self) -> u64 {
+    pub(super) fn ino(&self) -> u64 {
         self.file.get().and_then(Weak::upgrade).map_or(0, |i| i.ino())
     }
 

@@ -1,6 +1,6 @@
 //! The filesystem type, its mount options and the root directory.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
@@ -39,6 +39,8 @@ pub struct Mnt {
     hidepid: AtomicU8,
     /// `gid=`: members see everything.
     gid: AtomicU32,
+    /// `subset=pid`: only processes are shown.
+    only_processes: AtomicBool,
 }
 
 /// `hidepid=` values.
@@ -49,7 +51,7 @@ const NOT_PTRACEABLE: u8 = 4;
 impl Mnt {
     fn set_options(&self, data: &[u8]) -> Result<()> {
         let text = std::str::from_utf8(data).map_err(|_| EINVAL)?;
-        let (mut hidepid, mut gid) = (None, None);
+        let (mut hidepid, mut gid, mut subset) = (None, None, false);
         for opt in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
             match opt.split_once('=') {
                 Some(("hidepid", v)) => {
@@ -62,8 +64,12 @@ impl Mnt {
                     });
                 }
                 Some(("gid", v)) => gid = Some(v.parse::<u32>().map_err(|_| EINVAL)?),
+                Some(("subset", v)) if v.split('+').all(|w| w == "pid") => subset = true,
                 _ => return Err(EINVAL),
             }
+        }
+        if subset {
+            self.only_processes.store(true, Ordering::Relaxed);
         }
         if let Some(h) = hidepid {
             self.hidepid.store(h, Ordering::Relaxed);
@@ -72,6 +78,11 @@ impl Mnt {
             self.gid.store(g, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Whether `subset=` keeps a file of the top directory away.
+    fn leaves_out(&self, name: &[u8]) -> bool {
+        self.only_processes.load(Ordering::Relaxed) && !matches!(name, b"self" | b"thread-self")
     }
 
     fn options(&self) -> String {
@@ -85,6 +96,9 @@ impl Mnt {
         let gid = self.gid.load(Ordering::Relaxed);
         if gid != 0 {
             s.push_str(&format!(",gid={gid}"));
+        }
+        if self.only_processes.load(Ordering::Relaxed) {
+            s.push_str(",subset=pid");
         }
         s
     }
@@ -143,6 +157,7 @@ impl ProcFs {
             pid_ns: pid_ns.clone(),
             hidepid: AtomicU8::new(0),
             gid: AtomicU32::new(0),
+            only_processes: AtomicBool::new(false),
         });
         mnt.set_options(data)?;
         let (root, remount, show) = (mnt.clone(), mnt.clone(), mnt);
@@ -182,6 +197,7 @@ impl Directory for Root {
                 let pid = self.mnt.pid_ns.kernel_pid(n).ok_or(ENOENT)?;
                 PidDir::spec(Target::process(&self.mnt, pid).ok_or(ENOENT)?)
             }
+            None if self.mnt.leaves_out(name) => Err(ENOENT),
             None => match self.files.lookup(name) {
                 Err(ENOENT) => self.mnt.sources.file(name),
                 found => found,
@@ -192,6 +208,7 @@ impl Directory for Root {
     fn list(&self, reader: &Task) -> Result<Vec<Entry>> {
         let mut out = self.files.list(reader)?;
         out.extend(self.mnt.sources.files());
+        out.retain(|e| !self.mnt.leaves_out(&e.name));
         let cred = reader.cred();
         let kernel = reader.kernel();
         let hide = self.mnt.hidepid.load(Ordering::Relaxed) >= INVISIBLE;

@@ -100,7 +100,7 @@ fn info(t: &Target, fd: i32, reader: &Task, out: &mut Text) -> Result<()> {
     writeln!(out, "flags:\t0{:o}", file.flags() | cloexec | large);
     writeln!(out, "mnt_id:\t{}", file.path.mnt.id);
     writeln!(out, "ino:\t{ino}");
-    file.ops.show_fdinfo(out.bytes_mut());
+    file.ops.show_fdinfo(&t.mnt.pid_ns, out.bytes_mut());
     Ok(())
 }
 
