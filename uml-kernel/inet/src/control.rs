@@ -6,8 +6,10 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::task::{Cap, Task};
 use uml_ipc::socket::message::parse_control;
+use uml_ipc::socket::options::SO_TIMESTAMPING_NEW;
 use uml_ipc::socket::{Control, Options};
 use uml_net::sock::{Datagram, QueuedError, SendInfo};
+use uml_net::stamp::{Asked, flag};
 use uml_net::tcp_socket::{Arrival, TcpSocket};
 use uml_net::wire::ipv4::{self, OPTIONS_MAX};
 use uml_net::wire::v6_headers::{self, Headers};
@@ -18,7 +20,6 @@ use crate::ip_options::{Extra, header_place, int, packet_options, recv};
 
 const SOL_UDP: i32 = 17;
 const UDP_SEGMENT: i32 = 103;
-const SO_TIMESTAMPNS: i32 = libc::SO_TIMESTAMPNS;
 
 /// A header of options for one message: `EINVAL` for one that is cut short, `EPERM` without CAP_NET_RAW.
 fn header(s: &mut SendInfo, task: &Task, name: i32, b: &[u8]) -> Result<()> {
@@ -84,6 +85,19 @@ pub fn parse(task: &Task, control: &[u8], v6: bool) -> Result<SendInfo> {
                 let d = c.data.get(..2).ok_or(EINVAL)?;
                 s.segment = u16::from_le_bytes([d[0], d[1]]);
             }
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW) => {
+                let f = whole(c.data)? as u32;
+                // Only what is to be noted may differ from message to message, not what is told of it.
+                let noted = flag::TX_HARDWARE
+                    | flag::TX_SOFTWARE
+                    | flag::TX_SCHED
+                    | flag::TX_ACK
+                    | flag::TX_COMPLETION;
+                if f & !noted != 0 {
+                    return Err(EINVAL);
+                }
+                s.stamp = Some(Asked { flags: f, id: 0 });
+            }
             (libc::SOL_SOCKET, _) => {}
             _ => return Err(EINVAL),
         }
@@ -100,25 +114,47 @@ fn item(level: i32, kind: i32, data: Vec<u8>) -> Control {
     Control::Bytes { level, kind, data }
 }
 
-/// A time in nanoseconds as `struct timeval` or `struct timespec`.
-pub fn stamp(o: &Options, ns: u64) -> Option<Control> {
-    let secs = ((ns / 1_000_000_000) as i64).to_le_bytes();
-    if o.is_on(SO_TIMESTAMPNS) {
-        let rest = ((ns % 1_000_000_000) as i64).to_le_bytes();
-        return Some(item(libc::SOL_SOCKET, SO_TIMESTAMPNS, [secs, rest].concat()));
+/// When a packet came or went, nanoseconds since the epoch, as the options ask: `struct timeval`, `struct timespec`, and
+/// `struct scm_timestamping`, whose second and third time are of hardware.
+pub fn stamps(o: &Options, ns: u64, stamped: bool, out: &mut Vec<Control>) {
+    let time = |unit: u64| {
+        let rest = ns % 1_000_000_000 / unit;
+        [((ns / 1_000_000_000) as i64).to_le_bytes(), (rest as i64).to_le_bytes()].concat()
+    };
+    if let Some((name, nano)) = o.time_of_messages() {
+        out.push(item(libc::SOL_SOCKET, name, time(if nano { 1 } else { 1000 })));
     }
-    if o.is_on(libc::SO_TIMESTAMP) {
-        let rest = ((ns % 1_000_000_000 / 1000) as i64).to_le_bytes();
-        return Some(item(libc::SOL_SOCKET, libc::SO_TIMESTAMP, [secs, rest].concat()));
+    let (flags, name) = o.stamping();
+    if stamped && flags & flag::SOFTWARE != 0 {
+        let mut b = time(1);
+        b.resize(48, 0);
+        out.push(item(libc::SOL_SOCKET, name, b));
     }
-    None
+}
+
+/// The same of a packet that came.
+pub fn stamps_of_arrival(o: &Options, ns: u64, out: &mut Vec<Control>) {
+    stamps(o, ns, o.stamping().0 & flag::RX_SOFTWARE != 0, out);
+}
+
+/// SO_TIMESTAMPING in a program's bytes: `EINVAL` for unknown flags and numbers that only connections have, `EOPNOTSUPP` for
+/// clocks of hardware.
+pub fn stamping(v: &[u8]) -> Result<u32> {
+    let f = v.get(..4).ok_or(EINVAL).and_then(int)? as u32;
+    if f & !flag::ALL != 0 || f & (flag::OPT_ID_TCP | flag::OPT_ID) == flag::OPT_ID_TCP {
+        return Err(EINVAL);
+    }
+    if f & flag::BIND_PHC != 0 {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(f)
 }
 
 /// What a receiver gets with a datagram.
 pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64) -> Vec<Control> {
     let mut out = Vec::new();
     let when = if d.stamp != 0 { d.stamp } else { realtime };
-    out.extend(stamp(o, when));
+    stamps_of_arrival(o, when, &mut out);
     if let IpAddr::V4(dst) = d.dst {
         if x.wants(recv::PKTINFO) {
             let mut b = (d.iface as i32).to_le_bytes().to_vec();
@@ -192,7 +228,7 @@ pub fn of_error(e: &QueuedError, v6: bool) -> Control {
     let mut b = (e.errno.raw() as u32).to_le_bytes().to_vec();
     b.extend_from_slice(&[e.origin, e.kind, e.code, 0]);
     b.extend_from_slice(&e.info.to_le_bytes());
-    b.extend_from_slice(&[0; 4]);
+    b.extend_from_slice(&e.data.to_le_bytes());
     let a = match e.offender {
         Some(ip) => addr::format(std::net::SocketAddr::new(ip, 0), v6 || ip.is_ipv6(), 0),
         None => vec![0; if v6 { addr::LEN_V6 } else { addr::LEN_V4 }],

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -13,13 +13,14 @@ use uml_core::io::take_vec;
 use uml_core::task::Task;
 use uml_core::user;
 use uml_core::vfs::anon::AnonInode;
-use uml_ipc::socket::options::{SO_RCVBUFFORCE, SO_SNDBUFFORCE};
+use uml_ipc::socket::options::{SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_TIMESTAMPING_NEW};
 use uml_ipc::socket::{Address, Options, Received, RecvArgs, SendArgs, Shutdown, Socket};
 use uml_net::packet::{Data, Frag, Slab};
 use uml_net::ping::PingSocket;
 use uml_net::raw::RawSocket;
 use uml_net::sock::{Datagram, IpOptions, QueuedError};
 use uml_net::stack::Stack;
+use uml_net::stamp;
 use uml_net::udp::UdpSocket;
 
 use crate::ip_options::{self, Extra, recv};
@@ -38,6 +39,8 @@ pub struct DgramSocket {
     v6: bool,
     options: Options,
     extra: Extra,
+    /// Messages whose times are told by number (SOF_TIMESTAMPING_OPT_ID).
+    sent: AtomicU32,
     pub ino: AtomicU64,
 }
 
@@ -69,6 +72,7 @@ impl DgramSocket {
             v6,
             options: Options::default(),
             extra: Extra::default(),
+            sent: AtomicU32::new(0),
             ino: AtomicU64::new(0),
         };
         let uid = task.cred().fsuid;
@@ -206,11 +210,36 @@ impl DgramSocket {
         if e.payload.len() > n {
             out.flags |= libc::MSG_TRUNC;
         }
+        let time = e.origin == stamp::ORIGIN;
         if args.want_control {
+            let mut e = e.clone();
+            let place = self.options.stamping().0 & stamp::flag::OPT_CMSG != 0;
+            // Who sent the packet is told where programs ask for its interface, too; IPv6 always does.
+            e.offender = e.offender.filter(|a| !time || place || a.is_ipv6());
+            if time {
+                control::stamps(&self.options, e.stamp, true, &mut out.control);
+            }
             out.control.push(control::of_error(&e, self.v6));
         }
-        out.addr = Some(self.show(e.dst, 0));
+        out.addr = (!time).then(|| self.show(e.dst, 0));
         Ok(out)
+    }
+
+    /// What is to be told of a message that is sent now; `own` are the flags that it brings.
+    fn stamp(&self, own: Option<stamp::Asked>) -> Option<stamp::Asked> {
+        let flags = self.options.stamping().0;
+        let tx = stamp::flag::TX_SOFTWARE | stamp::flag::TX_SCHED;
+        let wanted = own.map_or(flags, |a| a.flags) & tx;
+        if wanted == 0 {
+            return None;
+        }
+        let kept = flags & (stamp::flag::OPT_ID | stamp::flag::OPT_TSONLY);
+        let id = if flags & stamp::flag::OPT_ID != 0 {
+            self.sent.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        };
+        Some(stamp::Asked { flags: wanted | kept, id })
     }
 
     fn connect_raw(&self, to: Option<IpAddr>, scope: u32) -> Result<()> {
@@ -316,6 +345,7 @@ impl Socket for DgramSocket {
             return Err(ENETUNREACH);
         }
         let mut info = control::parse(args.task, args.control, self.v6)?;
+        info.stamp = self.stamp(info.stamp);
         info.dontroute = args.flags & libc::MSG_DONTROUTE != 0;
         if info.segment == 0 {
             info.segment = self.extra.segment.load(Ordering::Relaxed) as u16;
@@ -402,6 +432,14 @@ impl Socket for DgramSocket {
 
     fn set_option(&self, task: &Task, level: i32, name: i32, v: &[u8]) -> Result<()> {
         match (&self.engine, level, name) {
+            (_, libc::SOL_SOCKET, libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW) => {
+                let f = control::stamping(v)?;
+                if f & stamp::flag::OPT_ID & !self.options.stamping().0 != 0 {
+                    self.sent.store(0, Ordering::Relaxed);
+                }
+                self.options.set_stamping(name, f);
+                Ok(())
+            }
             (Engine::Udp(s), libc::IPPROTO_UDP, _) => {
                 if v.len() < 4 {
                     return Err(EINVAL);

@@ -387,9 +387,7 @@ fn ethtool(cx: &Ctx<'_>, i: &Interface, r: &[u8]) -> Result<u64> {
     const GDRVINFO: u32 = 0x3;
     const GLINK: u32 = 0xa;
     const GET_TS_INFO: u32 = 0x41;
-    /// Of linux/net_tstamp.h: packets are stamped when they arrive, by software.
-    const RX_SOFTWARE: u32 = 1 << 3;
-    const SOFTWARE: u32 = 1 << 4;
+    use uml_net::stamp::flag::{RX_SOFTWARE, SOFTWARE, TX_SOFTWARE};
     let mut at = [0; 8];
     at.copy_from_slice(&r[16..24]);
     let at = u64::from_le_bytes(at);
@@ -403,7 +401,7 @@ fn ethtool(cx: &Ctx<'_>, i: &Interface, r: &[u8]) -> Result<u64> {
         GET_TS_INFO => {
             let mut b = vec![0; 44];
             b[..4].copy_from_slice(&cmd.to_le_bytes());
-            b[4..8].copy_from_slice(&(RX_SOFTWARE | SOFTWARE).to_le_bytes());
+            b[4..8].copy_from_slice(&(TX_SOFTWARE | RX_SOFTWARE | SOFTWARE).to_le_bytes());
             b[8..12].copy_from_slice(&(-1i32).to_le_bytes());
             user::write_bytes(&cx.task, at, &b)?;
             Ok(0)

@@ -12,11 +12,12 @@ use uml_core::io::take_vec;
 use uml_core::task::Task;
 use uml_core::user;
 use uml_core::vfs::anon::AnonInode;
-use uml_ipc::socket::options::SO_RCVBUFFORCE;
+use uml_ipc::socket::options::{SO_RCVBUFFORCE, SO_TIMESTAMPING_NEW};
 use uml_ipc::socket::{Address, Control, Options, Received, RecvArgs, SendArgs, Shutdown, Socket};
 use uml_net::bpf::{Insn, Program};
 use uml_net::packet::Csum;
 use uml_net::stack::Stack;
+use uml_net::stamp::flag;
 use uml_net::tap::{Frame, PacketSocket, hardware_type};
 use uml_net::wire::ethernet::Mac;
 
@@ -210,7 +211,7 @@ impl Socket for PacketSock {
             }
         }
         if args.want_control {
-            out.control.extend(crate::control::stamp(&self.options, f.stamp));
+            crate::control::stamps_of_arrival(&self.options, f.stamp, &mut out.control);
             if self.auxdata.load(Ordering::Relaxed) {
                 out.control.push(auxdata(&f));
             }
@@ -237,6 +238,15 @@ impl Socket for PacketSock {
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER) => {
                 self.tap.set_filter(Some(filter(task, v)?))
+            }
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW) => {
+                let f = crate::control::stamping(v)?;
+                // Frames that are sent have no queue to be told of in.
+                if f & (flag::TX_SOFTWARE | flag::TX_SCHED) != 0 {
+                    return Err(EOPNOTSUPP);
+                }
+                self.options.set_stamping(name, f);
+                Ok(())
             }
             (libc::SOL_SOCKET, libc::SO_DETACH_FILTER) => self.tap.set_filter(None),
             (libc::SOL_SOCKET, SO_LOCK_FILTER) => {

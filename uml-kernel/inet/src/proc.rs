@@ -301,20 +301,26 @@ fn tcp(s: &Arc<Stack>, out: &mut Text, v6: bool) {
         let inode = t.opts.lock().inode;
         line(out, &t.row(), inode);
     }
+    for t in s.tcp.listening().iter().filter(|t| t.v6 == v6) {
+        let uid = t.opts.lock().uid;
+        for (q, tries, due) in t.half_open() {
+            let r = Row {
+                state: State::SynRecv,
+                timer: 1,
+                timer_at: Some(due),
+                retransmits: tries,
+                uid,
+                ..Row::of(q.local, q.remote)
+            };
+            line(out, &r, 0);
+        }
+    }
     for w in waits.iter().filter(|w| w.quad.local.is_ipv6() == v6) {
         let r = Row {
-            local: w.quad.local,
-            remote: w.quad.remote,
             state: State::TimeWait,
-            tx_queue: 0,
-            rx_queue: 0,
             timer: 3,
             timer_at: Some(*w.expires.lock()),
-            retransmits: 0,
-            probes: 0,
-            uid: 0,
-            bound: true,
-            shut: (false, false),
+            ..Row::of(w.quad.local, w.quad.remote)
         };
         line(out, &r, 0);
     }

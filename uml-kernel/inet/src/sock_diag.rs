@@ -1,7 +1,7 @@
 //! NETLINK_SOCK_DIAG (sock_diag(7)): lists of sockets, as ss(8) asks for them.
 //!
-//! One module a family. Of Linux's there are not: packet sockets (ss reads /proc instead), SOCK_DESTROY, and the
-//! multicast groups that tell of closed sockets.
+//! One module a family. Of Linux's there are not: packet sockets (ss reads /proc instead), and the multicast groups that
+//! tell of closed sockets.
 
 mod bytecode;
 mod inet;
@@ -56,8 +56,8 @@ impl Protocol for SockDiag {
     }
 }
 
-/// `ENOENT` for a family or protocol that there is not, `EOPNOTSUPP` for what ends sockets (Linux without
-/// CONFIG_INET_DIAG_DESTROY), `EINVAL` for another kind of message.
+/// `ENOENT` for a family or protocol that there is not, `EPERM` for who may not end sockets, `EOPNOTSUPP` for those
+/// that cannot be ended, `EINVAL` for another kind of message.
 fn serve(head: &Header, q: &Query<'_>, out: &mut Reply) -> Result<()> {
     if q.body.len() < 2 {
         return Err(EINVAL);
@@ -70,8 +70,12 @@ fn serve(head: &Header, q: &Query<'_>, out: &mut Reply) -> Result<()> {
             AF_MAX.. => Err(EINVAL),
             _ => Err(ENOENT),
         },
-        DESTROY if !q.privileged => Err(EPERM),
-        DESTROY => Err(EOPNOTSUPP),
+        DESTROY => match i32::from(q.body[0]) {
+            libc::AF_INET | libc::AF_INET6 => inet::destroy(q),
+            libc::AF_UNIX | libc::AF_NETLINK => Err(EOPNOTSUPP),
+            AF_MAX.. => Err(EINVAL),
+            _ => Err(ENOENT),
+        },
         _ => Err(EINVAL),
     }
 }

@@ -15,9 +15,11 @@ use uml_core::signal::SigInfo;
 use uml_core::task::{Cap, Task};
 use uml_core::user;
 use uml_core::vfs::anon::AnonInode;
+use uml_ipc::socket::options::SO_TIMESTAMPING_NEW;
 use uml_ipc::socket::{Address, Options, Received, RecvArgs, SendArgs, Shutdown, Socket};
 use uml_net::packet::{Frag, SLAB, Slab};
 use uml_net::stack::Stack;
+use uml_net::stamp::flag;
 use uml_net::tcp::State;
 use uml_net::tcp_socket::TcpSocket;
 
@@ -405,6 +407,19 @@ impl Socket for StreamSocket {
 
     fn set_option(&self, task: &Task, level: i32, name: i32, value: &[u8]) -> Result<()> {
         match level {
+            libc::SOL_SOCKET if matches!(name, libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW) => {
+                let f = crate::control::stamping(value)?;
+                let connected = self.tcp.look(|t| t.state != State::Closed).unwrap_or(false);
+                if f & flag::OPT_ID != 0 && !connected {
+                    return Err(EINVAL);
+                }
+                // Where in the stream a segment ends is not noted.
+                if f & (flag::TX_SOFTWARE | flag::TX_SCHED | flag::TX_ACK) != 0 {
+                    return Err(EOPNOTSUPP);
+                }
+                self.options.set_stamping(name, f);
+                Ok(())
+            }
             libc::IPPROTO_TCP => tcp_options::set(&self.tcp, &self.extra, task, name, value),
             _ => {
                 let target = ip_options::Target {

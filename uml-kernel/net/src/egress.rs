@@ -30,7 +30,9 @@ impl Stack {
         let f = iface.device.features();
         let n = self.neighbours.clone();
         if must_cut(&p, f) {
-            for s in gso::segment(p, !f.tx_csum) {
+            let mut told = std::mem::take(&mut p.told);
+            for mut s in gso::segment(p, !f.tx_csum) {
+                s.told = std::mem::take(&mut told);
                 n.send(cx, iface, next, s);
             }
             return;

@@ -499,6 +499,9 @@ impl Interface {
                 Link::Loopback => 100_000,
                 _ => self.tx_queue_len.load(Ordering::Relaxed).max(1),
             };
+            if let Some(s) = &p.told.0 {
+                s.queued_at(stack.realtime());
+            }
             if q.len() >= limit {
                 drop(q);
                 count(&self.counters.tx_dropped, 1);
@@ -550,6 +553,11 @@ impl Interface {
             let mut batch = std::mem::take(&mut *self.queue.lock());
             if batch.is_empty() {
                 return any;
+            }
+            for p in &mut batch {
+                if let Some(s) = p.told.0.take() {
+                    s.leaves(cx, p);
+                }
             }
             if self.link == Link::Loopback {
                 while let Some(p) = batch.pop_front() {

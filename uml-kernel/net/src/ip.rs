@@ -308,7 +308,9 @@ impl Stack {
         }
         // Pieces carry no partial checksum.
         p.complete_checksum();
-        for piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
+        let mut told = std::mem::take(&mut p.told);
+        for mut piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
+            piece.told = std::mem::take(&mut told);
             self.snmp.ip_frag_creates.inc();
             self.transmit(cx, dst, piece);
         }
@@ -801,8 +803,13 @@ fn route_key(p: &Packet) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Source of a packet with an IP header.
+pub(crate) fn source(p: &Packet) -> Option<IpAddr> {
+    route_key(p).map(|k| k.0)
+}
+
 /// Destination of a packet with an IP header.
-fn destination(p: &Packet) -> Option<IpAddr> {
+pub(crate) fn destination(p: &Packet) -> Option<IpAddr> {
     let b = p.net();
     match b.first()? >> 4 {
         4 => Ipv4::parse_quoted(b).ok().map(|h| h.dst.into()),

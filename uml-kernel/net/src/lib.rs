@@ -42,6 +42,7 @@ pub mod route;
 pub mod snmp;
 pub mod sock;
 pub mod stack;
+pub mod stamp;
 #[cfg(test)]
 mod step_tests;
 pub mod tap;

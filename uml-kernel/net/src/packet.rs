@@ -316,6 +316,18 @@ pub struct Packet {
     pub owner: Option<u32>,
     /// Its connection, once a filter looked.
     pub track: crate::hook::Track,
+    /// Its sender wants to know when it leaves.
+    pub told: Told,
+}
+
+/// A [`crate::stamp::Stamp`] on its packet; copies of the packet have none.
+#[derive(Default)]
+pub struct Told(pub(crate) Option<Box<crate::stamp::Stamp>>);
+
+impl Clone for Told {
+    fn clone(&self) -> Told {
+        Told(None)
+    }
 }
 
 impl Packet {

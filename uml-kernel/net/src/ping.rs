@@ -13,6 +13,7 @@ use crate::ip::Delivery;
 use crate::packet::{Csum, Data, Packet};
 use crate::sock::{self, Datagram, Inbox, IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
+use crate::stamp::{Hear, Stamp};
 use crate::wire::checksum::Sum;
 use crate::wire::icmp::{self as wire, Icmp, v4, v6};
 use crate::wire::proto;
@@ -165,6 +166,7 @@ impl PingSocket {
         let m = o.meta(&way, dst, proto, body.len(), info, &self.stack);
         let mut p = Packet::new(Data::copy_of(&body));
         (p.csum, p.mark) = (Csum::Valid, o.mark);
+        p.told.0 = Stamp::new(self.me.clone(), info.stamp);
         self.stack.snmp.icmp_of(self.v6).sent(echo);
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
     }
@@ -227,6 +229,13 @@ impl PingSocket {
             self.stack.ping.0.lock().remove(&(self.v6, id));
         }
         sock::leave_all(&self.stack, &self.opts);
+    }
+}
+
+impl Hear for PingSocket {
+    fn stamped(&self, cx: &mut Cx, e: sock::QueuedError) {
+        self.inner.lock().inbox.put_error(e);
+        sock::wake(cx, &self.wait, Events::ERR | Events::READABLE);
     }
 }
 

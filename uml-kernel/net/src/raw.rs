@@ -1,8 +1,8 @@
 //! Raw IP sockets (raw(7), ipv6(7)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -14,6 +14,7 @@ use crate::ip::{Delivery, header_len};
 use crate::packet::{Csum, Data, Packet};
 use crate::sock::{self, Datagram, Inbox, IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
+use crate::stamp::{Hear, Stamp};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::ethertype;
 use crate::wire::ipv4::{self, Ipv4};
@@ -30,6 +31,7 @@ impl Default for RawTable {
 
 /// A raw socket.
 pub struct RawSocket {
+    me: Weak<RawSocket>,
     pub stack: Arc<Stack>,
     pub id: u64,
     pub v6: bool,
@@ -109,7 +111,8 @@ impl RawSocket {
     pub fn new(stack: &Arc<Stack>, v6: bool, proto: u8) -> Arc<RawSocket> {
         let any: IpAddr =
             if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let s = Arc::new(RawSocket {
+        let s = Arc::new_cyclic(|me| RawSocket {
+            me: me.clone(),
             stack: stack.clone(),
             id: sock::new_id(),
             v6,
@@ -255,7 +258,7 @@ impl RawSocket {
         let way = self.stack.route_to(&o.flow(dst, src, scope, info))?;
         sock::check_broadcast(&way, &o)?;
         if self.header_included.load(Ordering::Relaxed) && !self.v6 {
-            return self.send_with_header(&way, data);
+            return self.send_with_header(&way, data, info);
         }
         if data.len() + header_len(dst) + o.extra(dst, info) > 65_535 {
             return Err(EMSGSIZE);
@@ -280,6 +283,7 @@ impl RawSocket {
         let mut p = Packet::new(Data::copy_of(&body));
         p.csum = Csum::Valid;
         p.mark = o.mark;
+        p.told.0 = Stamp::new(self.me.clone(), info.stamp);
         self.count_icmp(self.proto, body.first());
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
     }
@@ -293,7 +297,7 @@ impl RawSocket {
     }
 
     /// The program wrote the header; the kernel fills in what raw(7) says.
-    fn send_with_header(&self, way: &crate::ip::Dst, data: &[u8]) -> Result<()> {
+    fn send_with_header(&self, way: &crate::ip::Dst, data: &[u8], info: &SendInfo) -> Result<()> {
         if data.len() < ipv4::HEADER {
             return Err(EINVAL);
         }
@@ -323,6 +327,7 @@ impl RawSocket {
         let mut p = Packet::new(Data::new());
         p.head_mut().extend_from_slice(&b);
         (p.csum, p.kind) = (Csum::Valid, ethertype::IPV4);
+        p.told.0 = Stamp::new(self.me.clone(), info.stamp);
         if header >= ipv4::HEADER {
             self.count_icmp(b[9], b.get(header));
         }
@@ -383,5 +388,12 @@ impl RawSocket {
         self.stack.raw.0.write().retain(|s| s.id != self.id);
         self.inner.lock().inbox.clear();
         sock::leave_all(&self.stack, &self.opts);
+    }
+}
+
+impl Hear for RawSocket {
+    fn stamped(&self, cx: &mut Cx, e: sock::QueuedError) {
+        self.inner.lock().inbox.put_error(e);
+        sock::wake(cx, &self.wait, Events::ERR | Events::READABLE);
     }
 }

@@ -15,6 +15,7 @@ use crate::ip::{Dst, Meta, header_len};
 use crate::packet::Data;
 use crate::route::{Flow, Kind};
 use crate::stack::{Cx, Stack};
+use crate::stamp;
 use crate::wire::v4_options;
 use crate::wire::v6_headers::Headers;
 
@@ -124,6 +125,8 @@ pub struct SendInfo {
     pub segment: u16,
     /// IP_RETOPTS.
     pub options: Option<v4_options::Options>,
+    /// SO_TIMESTAMPING, when something of it concerns what is sent.
+    pub stamp: Option<stamp::Asked>,
     /// IPV6_HOPOPTS and the like: they stand for those of the socket.
     pub headers: Option<Headers>,
 }
@@ -223,11 +226,14 @@ pub struct Datagram {
 #[derive(Clone, Debug)]
 pub struct QueuedError {
     pub errno: Errno,
-    /// SO_EE_ORIGIN_*: 1 local, 2 ICMP, 3 ICMPv6.
+    /// SO_EE_ORIGIN_*: 1 local, 2 ICMP, 3 ICMPv6, 4 times of packets that were sent.
     pub origin: u8,
     pub kind: u8,
     pub code: u8,
     pub info: u32,
+    pub data: u32,
+    /// Nanoseconds since the epoch, when it is a time.
+    pub stamp: u64,
     pub offender: Option<IpAddr>,
     /// Where the packet went.
     pub dst: SocketAddr,
@@ -318,7 +324,11 @@ impl Inbox {
     /// Takes the first of the error queue (MSG_ERRQUEUE): `EAGAIN`.
     pub fn take_error(&mut self) -> Result<QueuedError> {
         let e = self.errors.pop_front().ok_or(EAGAIN)?;
-        self.error = self.errors.front().map(|n| n.errno);
+        // Times are no errors of the socket.
+        let next = self.errors.front().filter(|n| n.origin != stamp::ORIGIN);
+        if next.is_some() || e.origin != stamp::ORIGIN {
+            self.error = next.map(|n| n.errno);
+        }
         Ok(e)
     }
 
@@ -348,6 +358,8 @@ impl Inbox {
                 kind: n.kind,
                 code: n.code,
                 info: n.mtu,
+                data: 0,
+                stamp: 0,
                 offender: Some(n.offender),
                 dst,
                 payload: n.payload.get(skip..).unwrap_or(&[]).to_vec(),

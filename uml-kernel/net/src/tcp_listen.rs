@@ -77,6 +77,14 @@ impl Listener {
         self.accept
     }
 
+    pub fn forget(&mut self, q: &Quad) {
+        self.requests.remove(q);
+    }
+
+    pub fn half_open(&self) -> Vec<(Quad, u32, Time)> {
+        self.requests.iter().map(|(q, r)| (*q, r.tries, r.due)).collect()
+    }
+
     fn full(&self) -> bool {
         self.accept.len() > self.backlog
     }

@@ -94,6 +94,26 @@ pub struct Row {
     pub shut: (bool, bool),
 }
 
+impl Row {
+    /// What two addresses alone say.
+    pub fn of(local: SocketAddr, remote: SocketAddr) -> Row {
+        Row {
+            local,
+            remote,
+            state: State::Closed,
+            tx_queue: 0,
+            rx_queue: 0,
+            timer: 0,
+            timer_at: None,
+            retransmits: 0,
+            probes: 0,
+            uid: 0,
+            bound: true,
+            shut: (false, false),
+        }
+    }
+}
+
 pub(crate) fn unspecified(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
@@ -654,6 +674,32 @@ impl TcpSocket {
             s.close(true);
         }
         self.wait.wake_all(Events::ALL);
+    }
+
+    /// Ends a connection or a listener while programs have it (SOCK_DESTROY): they find `ECONNABORTED`.
+    pub fn destroy(&self) {
+        let listening = self.inner.lock().is_listening();
+        if listening {
+            self.stop_listening();
+            return;
+        }
+        let _ = self.with(|t, _, out| t.destroy(ECONNABORTED, out));
+    }
+
+    /// Drops a request that is not confirmed.
+    pub fn forget(&self, q: &Quad) {
+        if let Role::Listen(l) = &mut self.inner.lock().role {
+            l.forget(q);
+        }
+    }
+
+    /// Connections that the other side has begun and not confirmed: their ends, how often they were answered again, and when
+    /// they are next.
+    pub fn half_open(&self) -> Vec<(Quad, u32, Time)> {
+        match &self.inner.lock().role {
+            Role::Listen(l) => l.half_open(),
+            _ => Vec::new(),
+        }
     }
 
     /// The last descriptor is closed; `abort` resets the connection (SO_LINGER with zero).

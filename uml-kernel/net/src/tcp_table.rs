@@ -143,7 +143,8 @@ impl TcpTable {
         }
     }
 
-    fn end_wait(&self, stack: &Stack, w: &TimeWait) {
+    /// Ends an entry of TIME_WAIT.
+    pub fn end_wait(&self, stack: &Stack, w: &TimeWait) {
         let gone = {
             let mut t = self.shard(stack, &w.quad).lock();
             match t.get(&w.quad) {

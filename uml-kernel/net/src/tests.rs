@@ -348,6 +348,8 @@ fn a_full_backlog_holds_and_cookies_answer_floods() {
         raw.send(Some((dst, 0)), &p.to_vec(), &SendInfo::default()).unwrap();
     }
     l.run(10 * MS);
+    let half = server.half_open();
+    assert!(half.len() == 8 && half.iter().all(|h| h.1 == 0 && h.2 > l.stack(1).now()), "{half:?}");
     let c = TcpSocket::new(l.stack(0), false);
     assert_eq!(c.connect(addr("10.0.0.2:80"), 0), Err(EINPROGRESS));
     l.run(100 * MS);
@@ -357,6 +359,8 @@ fn a_full_backlog_holds_and_cookies_answer_floods() {
     c.write(frag(b"through"), false, false).unwrap();
     l.run(100 * MS);
     assert_eq!(read(&s), Ok(b"through".to_vec()));
+    server.forget(&half[0].0);
+    assert_eq!(server.half_open().len(), 7);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::packet::{Data, Gso, GsoKind, Packet};
 use crate::ports::{Claim, Ports};
 use crate::sock::{self, Datagram, Inbox, IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
+use crate::stamp::{Hear, Stamp};
 use crate::wire::icmp as wire_icmp;
 use crate::wire::proto;
 use crate::wire::udp::{self as wire, Udp};
@@ -219,6 +220,13 @@ impl UdpSocket {
         }
     }
 
+    /// Dissolves the association while programs have the socket (SOCK_DESTROY): they find `ECONNABORTED`.
+    pub fn destroy(&self) {
+        self.disconnect();
+        self.inner.lock().inbox.error = Some(ECONNABORTED);
+        self.wait.wake_all(Events::ALL);
+    }
+
     /// Sends a datagram, or adds to a corked one. `EDESTADDRREQ`, `EPIPE`, `EMSGSIZE`, and the pending
     /// error.
     pub fn send(
@@ -351,6 +359,7 @@ impl UdpSocket {
         let h = Udp { src: port, dst: dst.port(), len, checksum: 0 };
         p.head_mut().extend_from_slice(&h.bytes());
         (p.mark, p.priority) = (o.mark, 0);
+        p.told.0 = Stamp::new(self.me.clone(), info.stamp);
         ip::partial_checksum(&mut p, way.src, dst.ip(), proto::UDP, 6);
         if info.segment > 0 && p.data.len() > usize::from(info.segment) {
             p.gso = Some(Gso { kind: GsoKind::Udp, size: info.segment });
@@ -503,6 +512,13 @@ impl UdpSocket {
             sock::wake(cx, &self.wait, Events::READABLE);
         }
         taken
+    }
+}
+
+impl Hear for UdpSocket {
+    fn stamped(&self, cx: &mut Cx, e: sock::QueuedError) {
+        self.inner.lock().inbox.put_error(e);
+        sock::wake(cx, &self.wait, Events::ERR | Events::READABLE);
     }
 }
 

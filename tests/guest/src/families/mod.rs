@@ -37,6 +37,7 @@ mod sockopt;
 mod threads;
 mod time;
 mod timens;
+mod timestamping;
 mod tty;
 mod unix;
 mod unixoptions;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Family> {
         inet,
         ipoptions,
         sockopt,
+        timestamping,
         rights,
         unixoptions,
         tty,

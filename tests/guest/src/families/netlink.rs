@@ -1,10 +1,11 @@
 //! AF_NETLINK: the generic controller, what rtnetlink answers, errors.
 
+use super::inet;
 use crate::sys::*;
 use crate::{c, cases};
 
 cases! {
-    sockets, controller, loopback_link, bad_requests,
+    sockets, controller, loopback_link, bad_requests, ended_sockets: root, ended_by_a_user,
 }
 
 fn socket(protocol: i32) -> R {
@@ -171,4 +172,90 @@ fn bad_requests() {
     say("not a request", error_of(ask(fd, &message(18, 0, &[0; 16]))));
     say("a done message", error_of(ask(fd, &message(3, 1, &[0; 16]))));
     say("acknowledged", error_of(ask(fd, &message(3, 5, &[0; 16]))));
+}
+
+/// `struct inet_diag_req_v2` of an IPv4 socket on the loopback.
+fn diag(protocol: u8, local: u16, remote: u16, cookie: u32) -> Vec<u8> {
+    let mut b = vec![libc::AF_INET as u8, protocol, 0, 0];
+    b.extend_from_slice(&u32::MAX.to_ne_bytes());
+    b.extend_from_slice(&local.to_be_bytes());
+    b.extend_from_slice(&remote.to_be_bytes());
+    let host = if remote == 0 && protocol == 6 { [0; 4] } else { [127, 0, 0, 1] };
+    for a in [[127, 0, 0, 1], host] {
+        b.extend_from_slice(&a);
+        b.extend_from_slice(&[0; 12]);
+    }
+    b.extend_from_slice(&[0; 4]);
+    b.extend_from_slice(&cookie.to_ne_bytes());
+    b.extend_from_slice(&cookie.to_ne_bytes());
+    b
+}
+
+const DESTROY: u16 = 21;
+const ANY: u32 = u32::MAX;
+
+fn port_of(fd: i32) -> u16 {
+    let mut b: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    let mut n = 16u32;
+    c!(libc::getsockname(fd, (&raw mut b).cast(), &mut n));
+    u16::from_be(b.sin_port)
+}
+
+fn state_of(fd: i32) -> String {
+    let mut p =
+        libc::pollfd { fd, events: libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP, revents: 0 };
+    c!(libc::poll(&mut p, 1, 0));
+    let mut b = [0u8; 8];
+    let first = c!(libc::recv(fd, b.as_mut_ptr().cast(), 8, libc::MSG_DONTWAIT));
+    let second = c!(libc::recv(fd, b.as_mut_ptr().cast(), 8, libc::MSG_DONTWAIT));
+    format!("{:#x} {first} {second}", p.revents)
+}
+
+fn bound(kind: i32) -> i32 {
+    let s = inet::socket(false, kind);
+    let (a, n) = inet::addr(false, 0, false);
+    assert!(c!(libc::bind(s, (&raw const a).cast(), n)).is_ok());
+    s
+}
+
+fn connect(s: i32, port: u16) -> R {
+    let (a, n) = inet::addr(false, port, false);
+    c!(libc::connect(s, (&raw const a).cast(), n))
+}
+
+fn ended_sockets() {
+    let fd = socket(libc::NETLINK_SOCK_DIAG).fd();
+    let end = |protocol, local, remote, cookie| {
+        error_of(ask(fd, &message(DESTROY, 5, &diag(protocol, local, remote, cookie))))
+    };
+    let l = bound(libc::SOCK_STREAM);
+    c!(libc::listen(l, 5));
+    let s = bound(libc::SOCK_STREAM);
+    say("connect", connect(s, port_of(l)));
+    let t = c!(libc::accept(l, std::ptr::null_mut(), std::ptr::null_mut())).fd();
+    say("another cookie", end(6, port_of(s), port_of(l), 5));
+    say("connection", end(6, port_of(s), port_of(l), ANY));
+    say("its end", state_of(s));
+    say("the other end", state_of(t));
+    say("write", c!(libc::send(s, b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL)));
+    say("again", end(6, 1, 1, ANY));
+    say("listener", end(6, port_of(l), 0, ANY));
+    say("accept", c!(libc::accept(l, std::ptr::null_mut(), std::ptr::null_mut())));
+    let (u, v) = (bound(libc::SOCK_DGRAM), bound(libc::SOCK_DGRAM));
+    say("connect datagrams", connect(u, port_of(v)));
+    say("datagrams", end(17, port_of(u), port_of(v), ANY));
+    say("their end", state_of(u));
+    say(
+        "peer",
+        c!(libc::getpeername(u, std::ptr::dangling_mut(), std::ptr::dangling_mut()))
+            .is(libc::ENOTCONN),
+    );
+    say("no such family", error_of(ask(fd, &message(DESTROY, 5, &[99; 56]))));
+    say("no such protocol", end(200, 1, 1, ANY));
+    say("short", error_of(ask(fd, &message(DESTROY, 5, &[2, 6, 0, 0]))));
+}
+
+fn ended_by_a_user() {
+    let fd = socket(libc::NETLINK_SOCK_DIAG).fd();
+    say("refused", error_of(ask(fd, &message(DESTROY, 5, &diag(6, 1, 1, ANY)))));
 }

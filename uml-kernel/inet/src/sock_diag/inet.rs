@@ -10,8 +10,8 @@ use uml_net::sock::IpOptions;
 use uml_net::stack::Stack;
 use uml_net::tcp::State;
 use uml_net::tcp_socket::{Row, TcpSocket};
-use uml_net::tcp_table::TimeWait;
-use uml_net::time::MS;
+use uml_net::tcp_table::{Quad, TimeWait};
+use uml_net::time::{MS, Time};
 use uml_net::udp::UdpSocket;
 
 use super::bytecode::{Program, Subject};
@@ -47,6 +47,8 @@ mod attr {
 enum Socket {
     Tcp(Arc<TcpSocket>),
     Wait(Arc<TimeWait>),
+    /// A request of a listener.
+    Half(Arc<TcpSocket>, Quad, u32, Time),
     Udp(Arc<UdpSocket>),
     Raw(Arc<RawSocket>),
 }
@@ -76,7 +78,13 @@ fn sockets(stack: &Stack, protocol: i32) -> Result<Vec<Socket>> {
     match protocol {
         libc::IPPROTO_TCP => {
             let (conns, waits) = stack.tcp.connections();
-            let all = stack.tcp.listening().into_iter().chain(conns).map(Socket::Tcp);
+            let listening = stack.tcp.listening();
+            let half = |l: &Arc<TcpSocket>| {
+                let l = l.clone();
+                l.half_open().into_iter().map(move |(q, n, due)| Socket::Half(l.clone(), q, n, due))
+            };
+            let halves: Vec<_> = listening.iter().flat_map(half).collect();
+            let all = listening.into_iter().chain(conns).map(Socket::Tcp).chain(halves);
             Ok(all.chain(waits.into_iter().map(Socket::Wait)).collect())
         }
         libc::IPPROTO_UDP => Ok(stack.udp.list().into_iter().map(Socket::Udp).collect()),
@@ -121,6 +129,17 @@ fn entry(stack: &Stack, s: &Socket) -> Entry {
             );
             let left = w.expires.lock().since(stack.now()) / MS;
             Entry { state: State::TimeWait as u8, timer: 3, expires: left as u32, ..e }
+        }
+        Socket::Half(l, q, tries, due) => {
+            let e = datagrams(l.v6, NO_COOKIE >> 1, q.local, Some(q.remote), IpOptions::default());
+            let left = due.since(stack.now()) / MS;
+            Entry {
+                state: State::SynRecv as u8,
+                timer: 1,
+                retransmits: *tries as u8,
+                expires: left as u32,
+                ..e
+            }
         }
         Socket::Udp(u) => {
             let (rx, drops) = u.usage();
@@ -193,6 +212,26 @@ fn port(id: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([id[at], id[at + 1]])
 }
 
+/// SOCK_DESTROY: ends the socket that is named. `EPERM` without CAP_NET_ADMIN, `EOPNOTSUPP` for kinds that cannot be ended.
+pub(super) fn destroy(q: &Query<'_>) -> Result<()> {
+    let fixed = q.body.get(..REQUEST).ok_or(EINVAL)?;
+    let r = Request { extensions: 0, states: u32::MAX, id: &fixed[8..], filter: None };
+    let all = sockets(&q.stack, i32::from(fixed[1]))?;
+    let v6 = i32::from(fixed[0]) == libc::AF_INET6;
+    let found = find(q, &r, v6, &all)?.0;
+    if !q.privileged {
+        return Err(EPERM);
+    }
+    match found {
+        Socket::Tcp(t) => t.destroy(),
+        Socket::Wait(w) => q.stack.tcp.end_wait(&q.stack, w),
+        Socket::Half(l, half, ..) => l.forget(half),
+        Socket::Udp(u) => u.destroy(),
+        Socket::Raw(_) => return Err(EOPNOTSUPP),
+    }
+    Ok(())
+}
+
 /// Answers a dump, or a question for one socket: `ENOENT` when there is none, `ESTALE` when it is another one.
 pub(super) fn answer(q: &Query<'_>, out: &mut Reply) -> Result<()> {
     let fixed = q.body.get(..REQUEST).ok_or(EINVAL)?;
@@ -217,7 +256,9 @@ pub(super) fn answer(q: &Query<'_>, out: &mut Reply) -> Result<()> {
         all => all?,
     };
     if !q.dump {
-        return one(q, &r, v6, &all, out);
+        let (s, e) = find(q, &r, v6, &all)?;
+        out.push(message(q, &r, s, &e, out));
+        return Ok(());
     }
     for s in &all {
         let e = entry(&q.stack, s);
@@ -247,7 +288,13 @@ fn wanted(r: &Request<'_>, e: &Entry) -> bool {
         })
 }
 
-fn one(q: &Query<'_>, r: &Request<'_>, v6: bool, all: &[Socket], out: &mut Reply) -> Result<()> {
+/// The socket that was asked for: `ENOENT` when there is none, `ESTALE` when it is another one (of TCP `ENOENT`, too).
+fn find<'a>(
+    q: &Query<'_>,
+    r: &Request<'_>,
+    v6: bool,
+    all: &'a [Socket],
+) -> Result<(&'a Socket, Entry)> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let n = if v6 { 16 } else { 4 };
     let local = SocketAddr::new(ip_of(&r.id[4..4 + n], family)?, port(r.id, 0));
@@ -261,10 +308,9 @@ fn one(q: &Query<'_>, r: &Request<'_>, v6: bool, all: &[Socket], out: &mut Reply
     let (s, e) = found.ok_or(ENOENT)?;
     let want = cookie(&r.id[40..48]);
     if want != NO_COOKIE && want != e.cookie {
-        return Err(ESTALE);
+        return Err(if matches!(s, Socket::Udp(_) | Socket::Raw(_)) { ESTALE } else { ENOENT });
     }
-    out.push(message(q, r, s, &e, out));
-    Ok(())
+    Ok((s, e))
 }
 
 fn message(q: &Query<'_>, r: &Request<'_>, s: &Socket, e: &Entry, out: &Reply) -> Message {
@@ -280,7 +326,7 @@ fn message(q: &Query<'_>, r: &Request<'_>, s: &Socket, e: &Entry, out: &Reply) -
         b.extend_from_slice(&w.to_le_bytes());
     }
     let mut m = out.message(BY_FAMILY, q.dump, &b);
-    if let Socket::Wait(_) = s {
+    if let Socket::Wait(_) | Socket::Half(..) = s {
         return m;
     }
     let asked = |a: u16| r.extensions & 1u8.checked_shl(u32::from(a) - 1).unwrap_or(0) != 0;

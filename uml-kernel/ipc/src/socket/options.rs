@@ -1,6 +1,6 @@
 //! Options at level SOL_SOCKET that do not depend on the family (socket(7)).
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use uml_abi::Result;
@@ -15,6 +15,10 @@ const RCVBUF_MIN: usize = 2304;
 
 pub const SO_SNDBUFFORCE: i32 = 32;
 pub const SO_RCVBUFFORCE: i32 = 33;
+/// The time options with 64-bit times on every machine; on x86-64 the old ones have them, too.
+pub const SO_TIMESTAMP_NEW: i32 = 63;
+pub const SO_TIMESTAMPNS_NEW: i32 = 64;
+pub const SO_TIMESTAMPING_NEW: i32 = 65;
 pub const SO_PASSPIDFD: i32 = 76;
 pub const SO_PEERPIDFD: i32 = 77;
 
@@ -29,6 +33,9 @@ pub struct Options {
     pub passcred: AtomicBool,
     pub passpidfd: AtomicBool,
     flags: AtomicU64,
+    /// Bits of [`stamp`].
+    stamps: AtomicU32,
+    stamping: AtomicU32,
     priority: AtomicI32,
     mark: AtomicI32,
     linger: Mutex<(i32, i32)>,
@@ -47,11 +54,32 @@ impl Default for Options {
             passcred: AtomicBool::new(false),
             passpidfd: AtomicBool::new(false),
             flags: AtomicU64::new(0),
+            stamps: AtomicU32::new(0),
+            stamping: AtomicU32::new(0),
             priority: AtomicI32::new(0),
             mark: AtomicI32::new(0),
             linger: Mutex::new(Rank::LEAF, (0, 0)),
             peek_off: AtomicI32::new(-1),
         }
+    }
+}
+
+/// What is known of the time options.
+mod stamp {
+    /// Messages have times; in nanoseconds; by the names of the new options.
+    pub const ON: u32 = 1;
+    pub const NANO: u32 = 2;
+    pub const NEW: u32 = 4;
+}
+
+/// Whether the option is SO_TIMESTAMP, SO_TIMESTAMPNS or one of the new ones, with its bits.
+fn time_option(name: i32) -> Option<u32> {
+    match name {
+        libc::SO_TIMESTAMP => Some(stamp::ON),
+        libc::SO_TIMESTAMPNS => Some(stamp::ON | stamp::NANO),
+        SO_TIMESTAMP_NEW => Some(stamp::ON | stamp::NEW),
+        SO_TIMESTAMPNS_NEW => Some(stamp::ON | stamp::NANO | stamp::NEW),
+        _ => None,
     }
 }
 
@@ -76,8 +104,6 @@ fn switch(name: i32) -> Option<u64> {
         libc::SO_KEEPALIVE,
         libc::SO_OOBINLINE,
         libc::SO_REUSEPORT,
-        libc::SO_TIMESTAMP,
-        libc::SO_TIMESTAMPNS,
         libc::SO_NO_CHECK,
         libc::SO_RXQ_OVFL,
         // There are no security labels to pass.
@@ -102,6 +128,8 @@ impl Options {
     /// Takes over the switch options of a listening socket.
     pub fn copy_switches(&self, from: &Options) {
         self.flags.store(from.flags.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.stamps.store(from.stamps.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.stamping.store(from.stamping.load(Ordering::Relaxed), Ordering::Relaxed);
         self.rcvlowat.store(from.rcvlowat.load(Ordering::Relaxed), Ordering::Relaxed);
         *self.linger.lock() = *from.linger.lock();
         for (to, from) in [(&self.priority, &from.priority), (&self.mark, &from.mark)] {
@@ -123,6 +151,36 @@ impl Options {
     /// True when the switch option is on.
     pub fn is_on(&self, name: i32) -> bool {
         switch(name).is_some_and(|b| self.flags.load(Ordering::Relaxed) & b != 0)
+    }
+
+    /// The option that times of messages are told by, and whether they are nanoseconds; `None` when they are not told.
+    pub fn time_of_messages(&self) -> Option<(i32, bool)> {
+        let s = self.stamps.load(Ordering::Relaxed);
+        let (nano, new) = (s & stamp::NANO != 0, s & stamp::NEW != 0);
+        let name = match (nano, new) {
+            (false, false) => libc::SO_TIMESTAMP,
+            (true, false) => libc::SO_TIMESTAMPNS,
+            (false, true) => SO_TIMESTAMP_NEW,
+            (true, true) => SO_TIMESTAMPNS_NEW,
+        };
+        (s & stamp::ON != 0).then_some((name, nano))
+    }
+
+    /// SO_TIMESTAMPING: its flags, and the option by which times are told.
+    pub fn stamping(&self) -> (u32, i32) {
+        let new = self.stamps.load(Ordering::Relaxed) & stamp::NEW != 0;
+        let name = if new { SO_TIMESTAMPING_NEW } else { libc::SO_TIMESTAMPING };
+        (self.stamping.load(Ordering::Relaxed), name)
+    }
+
+    /// Sets SO_TIMESTAMPING, by its old or new name, to flags that the family has checked.
+    pub fn set_stamping(&self, name: i32, flags: u32) {
+        self.stamping.store(flags, Ordering::Relaxed);
+        if name == SO_TIMESTAMPING_NEW {
+            self.stamps.fetch_or(stamp::NEW, Ordering::Relaxed);
+        } else {
+            self.stamps.fetch_and(!stamp::NEW, Ordering::Relaxed);
+        }
     }
 
     fn deadline(ns: &AtomicU64) -> Option<Instant> {
@@ -165,6 +223,15 @@ impl Options {
                     self.flags.fetch_or(bit, Ordering::Relaxed);
                 } else {
                     self.flags.fetch_and(!bit, Ordering::Relaxed);
+                }
+            }));
+        }
+        if let Some(bits) = time_option(name) {
+            return Some(int(value).map(|v| {
+                if v != 0 {
+                    self.stamps.store(bits, Ordering::Relaxed);
+                } else {
+                    self.stamps.fetch_and(stamp::NEW, Ordering::Relaxed);
                 }
             }));
         }
@@ -230,7 +297,20 @@ impl Options {
         if switch(name).is_some() {
             return Some(one(i32::from(self.is_on(name))));
         }
+        if let Some(bits) = time_option(name) {
+            let s = self.stamps.load(Ordering::Relaxed);
+            // SO_TIMESTAMP_NEW is told of nanoseconds, too.
+            let known = if name == SO_TIMESTAMP_NEW { s & !stamp::NANO } else { s };
+            let on = s & stamp::ON != 0 && known == bits;
+            return Some(one(i32::from(on)));
+        }
         Some(match name {
+            // `struct so_timestamping`: flags, and a clock of hardware that there is none of.
+            libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => {
+                let (flags, by) = self.stamping();
+                let known = name == libc::SO_TIMESTAMPING || by == name;
+                [if known { flags } else { 0 }.to_le_bytes(), [0; 4]].concat()
+            }
             libc::SO_SNDBUF => size(&self.sndbuf),
             libc::SO_RCVBUF => size(&self.rcvbuf),
             libc::SO_RCVLOWAT => one(self.rcvlowat.load(Ordering::Relaxed)),

@@ -624,6 +624,14 @@ impl Tcb {
         self.close_with(None, out);
     }
 
+    /// The connection ends for a reason that is not the program's (SOCK_DESTROY): the other side is told, the program by `errno`.
+    pub fn destroy(&mut self, errno: Errno, out: &mut Out) {
+        if !matches!(self.state, State::Closed | State::SynSent | State::TimeWait) {
+            self.send_rst(out);
+        }
+        self.close_with(Some(errno), out);
+    }
+
     /// The connection is over.
     pub(super) fn close_with(&mut self, error: Failure, out: &mut Out) {
         self.state = State::Closed;
