@@ -1,5 +1,6 @@
-//! `storage-bench [--mib N] [--tree DIRECTORY] [--dir DIRECTORY]`: figures of storage on the host's filesystem, in this
-//! kernel and in stock UML, all in one run on the same host disk, and of uml_moo against cp.
+//! `storage-bench [--runs N] [--mib N] [--tree DIRECTORY] [--dir DIRECTORY] [--only native|ours|stock|moo]`: figures of
+//! storage on the host's filesystem, in this kernel and in stock UML, in turns on the same host disk, and of uml_moo
+//! against cp. Shown are the medians of the runs, with the load of the host before and after.
 //!
 //! "Cold" is cold on both levels: each phase is a boot of its own, and before it the image leaves the host's cache.
 
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use storage_tests::asynchronous::evict;
 use storage_tests::image::{self, text, tool};
 use storage_tests::machine::{self, Start};
 use storage_tests::suite::program;
@@ -24,7 +26,7 @@ const TARGETS: [(&str, Option<f64>, Option<f64>); 10] = [
     ("write_4k_fsync", None, Some(1.0 / 1.2)),
     ("rand_qd1", None, None),
     ("rand_qd32", Some(2.0), None),
-    ("moo", None, None),
+    ("rand_32_threads", None, None),
 ];
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -45,13 +47,6 @@ fn collect(out: &str, into: &mut Figures) {
     }
 }
 
-/// Takes a file out of the host's cache.
-fn evict(p: &Path) -> Result<(), String> {
-    let f = std::fs::File::open(p).map_err(|e| format!("{}: {e}", p.display()))?;
-    f.sync_all().map_err(|e| format!("{}: {e}", p.display()))?;
-    rustix::fs::fadvise(&f, 0, None, rustix::fs::Advice::DontNeed).map_err(|e| e.to_string())
-}
-
 struct Setup {
     dir: PathBuf,
     mib: u64,
@@ -59,26 +54,42 @@ struct Setup {
     measure: PathBuf,
 }
 
-/// Random 4 KiB accesses; depth is the number of threads.
-fn fio(dir: &str, depth: u32) -> String {
+/// Random reads and writes of 4 KiB past the cache, `depth` of them in flight: native asynchronous I/O of one program.
+fn fio(file: &str, depth: u32) -> String {
+    fio_of(
+        &format!("rand_qd{depth}"),
+        &format!("--filename={file} --ioengine=libaio --direct=1 --iodepth={depth}"),
+    )
+}
+
+/// The same through the cache, by 32 threads.
+fn fio_threads(file: &str) -> String {
+    fio_of(
+        "rand_32_threads",
+        &format!("--filename={file} --ioengine=psync --thread --numjobs=32 --group_reporting"),
+    )
+}
+
+fn fio_of(figure: &str, how: &str) -> String {
     format!(
-        "fio --name=r --directory={dir} --size=256m --filename=fio --rw=randrw --bs=4k --ioengine=psync --thread --numjobs={depth} \
-         --group_reporting --time_based --runtime=6 --output-format=terse --terse-version=3 | \
-         awk -F';' '{{ printf \"figure rand_qd{depth} %.0f IOPS\\n\", $8 + $49 }}'"
+        "fio --name=r --size=256m --rw=randrw --bs=4k {how} --norandommap --time_based --runtime=6 --output-format=terse --terse-version=3 | \
+         awk -F';' '{{ printf \"figure {figure} %.0f IOPS\\n\", $8 + $49 }}'"
     )
 }
 
 impl Setup {
-    fn phases(&self, at: &str) -> [String; 3] {
+    /// Commands by boots; the third is for a COW disk. `disk` is what random accesses go to.
+    fn phases(&self, at: &str, disk: &str) -> [String; 3] {
         let m = self.measure.display();
         let (mib, tar) = (self.mib, self.tar.display());
         [
             format!("{m} {at} write {mib}; {m} {at} tree {tar}"),
             format!("{m} {at} cold; {m} {at} find"),
             format!(
-                "dd if=/dev/zero of={at}/fio bs=1M count=256 conv=fsync 2>/dev/null; {}; {}",
-                fio(at, 1),
-                fio(at, 32)
+                "dd if=/dev/zero of={at}/fio bs=1M count=256 conv=fsync 2>/dev/null; {}; umount {at} 2>/dev/null; {}; {}",
+                fio_threads(&format!("{at}/fio")),
+                fio(disk, 1),
+                fio(disk, 32)
             ),
         ]
     }
@@ -87,7 +98,7 @@ impl Setup {
         let at = self.dir.join("native");
         std::fs::create_dir(&at).map_err(|e| e.to_string())?;
         let mut f = Figures::new();
-        for (n, p) in self.phases(text(&at)).iter().enumerate() {
+        for (n, p) in self.phases(text(&at), text(&at.join("fio"))).iter().enumerate() {
             if n == 1 {
                 evict(&at.join("big"))?;
             }
@@ -109,7 +120,7 @@ impl Setup {
         image::make(&base, self.mib * 2 + 2000, &["-t", "ext4", "-b", "4096"])?;
         let cow = self.dir.join(format!("{name}.cow"));
         let mut f = Figures::new();
-        for (n, p) in self.phases("/mnt/d").iter().enumerate() {
+        for (n, p) in self.phases("/mnt/d", "/dev/ubdb").iter().enumerate() {
             let disk = if n == 2 {
                 format!("ubd1={},{}", cow.display(), base.display())
             } else {
@@ -117,7 +128,7 @@ impl Setup {
             };
             evict(&base)?;
             let script = format!(
-                "mkdir /mnt/d; mount /dev/ubdb /mnt/d 2>/dev/null || mount /dev/ubd1 /mnt/d; {p}; umount /mnt/d"
+                "mkdir /mnt/d; mount /dev/ubdb /mnt/d 2>/dev/null || mount /dev/ubd1 /mnt/d; {p}; umount /mnt/d 2>/dev/null"
             );
             collect(&run(&disk, &script)?, &mut f);
         }
@@ -194,6 +205,7 @@ fn main() -> ExitCode {
 fn real() -> Result<(), String> {
     let (mut mib, mut tree, mut place) = (1024, "/usr/share".to_owned(), "/var/tmp".to_owned());
     let mut only: Option<String> = None;
+    let mut runs = 3u32;
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         let mut value = || args.next().ok_or(format!("{a} needs a value"));
@@ -201,10 +213,11 @@ fn real() -> Result<(), String> {
             "--mib" => mib = value()?.parse().map_err(|_| "--mib needs a number")?,
             "--tree" => tree = value()?,
             "--dir" => place = value()?,
+            "--runs" => runs = value()?.parse().map_err(|_| "--runs needs a number")?,
             "--only" => only = Some(value()?),
             _ => {
                 return Err(format!(
-                    "unknown option {a}; known: --mib N, --tree DIRECTORY, --dir DIRECTORY, --only native|ours|stock|moo"
+                    "unknown option {a}; known: --runs N, --mib N, --tree DIRECTORY, --dir DIRECTORY, --only native|ours|stock|moo"
                 ));
             }
         }
@@ -219,37 +232,76 @@ fn real() -> Result<(), String> {
     tool("tar", &["cf", text(&tar), "-C", &tree, "."], &[0, 1])?;
     let s = Setup { dir: dir.clone(), mib, tar, measure };
     let wanted = |n: &str| only.as_deref().is_none_or(|o| o.split(',').any(|w| w == n));
-    let mut results: Vec<(&str, Figures)> = Vec::new();
-    if wanted("native") {
-        results.push(("native", s.native()?));
+    let stock_too = interchange::stock_root().is_some() && broken_hosts::is_root();
+    if wanted("stock") && !stock_too {
+        eprintln!(
+            "storage-bench: without stock UML (needs root and UML_STOCK_ROOT or tests/cache/stock-sid)"
+        );
     }
-    if wanted("ours") {
-        let ours = |disk: &str, script: &str| {
-            let disks = [disk.to_owned()];
-            machine::run(&Start { dir: &dir, disks: &disks, memory: 2048, script }, LIMIT)
-        };
-        results.push(("ours", s.guest("ours", ours)?));
-    }
-    if wanted("stock") {
-        match interchange::stock_root() {
-            Some(_) if broken_hosts::is_root() => {
-                let stock = |disk: &str, script: &str| {
-                    interchange::stock(&dir, disk, 2048, script, None, LIMIT)
-                };
-                results.push(("stock", s.guest("stock", stock)?));
+    println!("load before: {}", load());
+    let mut all = Runs::new();
+    for _ in 0..runs {
+        let mut add = |who: &'static str, f: Figures| {
+            for (m, (v, unit)) in f {
+                all.entry((who, m)).or_insert_with(|| (Vec::new(), unit)).0.push(v);
             }
-            _ => eprintln!(
-                "storage-bench: without stock UML (needs root and UML_STOCK_ROOT or tests/cache/stock-sid)"
-            ),
+        };
+        if wanted("native") {
+            add("native", s.native()?);
+        }
+        if wanted("ours") {
+            let ours = |disk: &str, script: &str| {
+                let disks = [disk.to_owned()];
+                machine::run(&Start { dir: &dir, disks: &disks, memory: 2048, script }, LIMIT)
+            };
+            add("ours", s.guest("ours", ours)?);
+        }
+        if wanted("stock") && stock_too {
+            let stock = |disk: &str, script: &str| {
+                interchange::stock(&dir, disk, 2048, script, None, LIMIT)
+            };
+            add("stock", s.guest("stock", stock)?);
         }
     }
-    show(&results);
+    show(&all);
     if wanted("moo") {
-        for (name, seconds) in s.moo()? {
+        let times = s.moo()?;
+        let of = |n: &str| times.iter().find(|t| t.0 == n).map(|t| t.1);
+        for (name, seconds) in &times {
             println!("{name:<22} {seconds:>9.3} s");
         }
+        if let (Some(cp), Some(own)) = (of("cp --sparse=always"), of("uml_moo")) {
+            let mark = if own <= 1.2 * cp { "" } else { " MISSED" };
+            println!("uml_moo takes {:.2} x cp{mark} (at most 1.2)", own / cp);
+        }
+        if let (Some(stock), Some(own)) = (of("stock uml_moo"), of("uml_moo")) {
+            let mark = if stock >= 10.0 * own { "" } else { " MISSED" };
+            println!(
+                "uml_moo is {:.1} x as fast as the stock one{mark} (at least 10)",
+                stock / own
+            );
+        }
     }
+    println!("load after: {}", load());
     Ok(())
+}
+
+/// Values of all runs and their unit, by place and metric.
+type Runs = BTreeMap<(&'static str, String), (Vec<f64>, String)>;
+
+fn load() -> String {
+    let l = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    l.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut v = values.to_vec();
+    v.sort_by(f64::total_cmp);
+    match v.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => v[n / 2],
+        n => (v[n / 2 - 1] + v[n / 2]) / 2.0,
+    }
 }
 
 /// How many times better `a` is than `b`.
@@ -257,38 +309,37 @@ fn better(unit: &str, a: f64, b: f64) -> f64 {
     if matches!(unit, "MB/s" | "IOPS") { a / b } else { b / a }
 }
 
-fn show(results: &[(&str, Figures)]) {
-    let get = |who: &str, m: &str| {
-        results.iter().find(|(n, _)| *n == who).and_then(|(_, f)| f.get(m).cloned())
+fn show(all: &Runs) {
+    let get = |who: &'static str, m: &str| {
+        all.get(&(who, m.to_owned())).map(|(v, unit)| (median(v), unit.clone()))
     };
     println!(
-        "{:<16} {:>10} {:>10} {:>10} unit   {:>9} {:>9}",
+        "{:<16} {:>10} {:>10} {:>10} unit   {:>16} {:>16}",
         "metric", "native", "ours", "stock", "x native", "x stock"
     );
     for (m, against_stock, against_native) in TARGETS {
-        let all = ["native", "ours", "stock"].map(|w| get(w, m));
-        let Some((_, unit)) = all.iter().flatten().next().cloned() else { continue };
+        let row = ["native", "ours", "stock"].map(|w| get(w, m));
+        let Some((_, unit)) = row.iter().flatten().next().cloned() else { continue };
         let cell =
             |v: &Option<(f64, String)>| v.as_ref().map_or("-".into(), |(v, _)| format!("{v:.1}"));
-        let ratio = |other: &Option<(f64, String)>, want: Option<f64>| match (&all[1], other) {
+        let ratio = |other: &Option<(f64, String)>, want: Option<f64>| match (&row[1], other) {
             (Some((a, _)), Some((b, _))) => {
                 let r = better(&unit, *a, *b);
-                let mark = match want {
-                    Some(w) if r < w => "<",
-                    Some(_) => "ok",
-                    None => "",
-                };
-                format!("{r:.2}{mark}")
+                match want {
+                    Some(w) if r < w => format!("{r:.2}/{w:.2} MISSED"),
+                    Some(w) => format!("{r:.2}/{w:.2}"),
+                    None => format!("{r:.2}"),
+                }
             }
             _ => "-".into(),
         };
         println!(
-            "{m:<16} {:>10} {:>10} {:>10} {unit:<6} {:>9} {:>9}",
-            cell(&all[0]),
-            cell(&all[1]),
-            cell(&all[2]),
-            ratio(&all[0], against_native),
-            ratio(&all[2], against_stock)
+            "{m:<16} {:>10} {:>10} {:>10} {unit:<6} {:>16} {:>16}",
+            cell(&row[0]),
+            cell(&row[1]),
+            cell(&row[2]),
+            ratio(&row[0], against_native),
+            ratio(&row[2], against_stock)
         );
     }
 }

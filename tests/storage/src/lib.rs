@@ -7,6 +7,7 @@
 //! Neighbours: `uml-ext4` reads images for the checks. Does not belong here: unit tests of crates, anything timed.
 #![forbid(unsafe_code)]
 
+pub mod asynchronous;
 pub mod broken_hosts;
 pub mod fuzzing;
 pub mod image;

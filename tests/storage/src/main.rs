@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use storage_tests::suite::{Suite, Verdict};
-use storage_tests::{broken_hosts, interchange, kill, memory, mounted, need, trees};
+use storage_tests::{asynchronous, broken_hosts, interchange, kill, memory, mounted, need, trees};
 
 struct Options {
     runs: u64,
@@ -87,6 +87,7 @@ fn main() -> ExitCode {
     case("resized", false, &["resize2fs", "tune2fs"], &mounted::resized);
     case("journaled", false, &["fallocate", "cmp"], &mounted::journaled);
     case("errors", false, &["debugfs", "tune2fs"], &mounted::errors);
+    case("asynchronous", false, &["fio", "timeout"], &asynchronous::in_flight);
     case("full-disk", true, &[], &|d| broken_hosts::full_disk(d, false));
     case("full-disk-cow", true, &[], &|d| broken_hosts::full_disk(d, true));
     case("truncated-backing", false, &[], &broken_hosts::truncated_backing);

@@ -43,6 +43,9 @@ pub struct Io<'a> {
     pub opener: &'a Cred,
     /// Do not block: O_NONBLOCK, RWF_NOWAIT or MSG_DONTWAIT.
     pub nonblock: bool,
+    /// `EAGAIN` for data that a device would have to be waited for: RWF_NOWAIT, and requests that somebody else will
+    /// wait for. Looked at where reading goes past the page cache.
+    pub nowait: bool,
     /// Write at the end: O_APPEND or RWF_APPEND.
     pub append: bool,
     /// Data must be stable on return: O_DSYNC/O_SYNC, RWF_DSYNC/RWF_SYNC.
@@ -335,6 +338,7 @@ impl File {
             task,
             opener: &self.cred,
             nonblock: f & libc::O_NONBLOCK != 0,
+            nowait: false,
             append: f & libc::O_APPEND != 0,
             dsync: f & libc::O_DSYNC != 0,
             sync: f & libc::O_SYNC == libc::O_SYNC,

@@ -104,6 +104,10 @@ pub trait BlockDevice: Send + Sync {
     fn block_size(&self) -> u32;
     fn read_only(&self) -> bool;
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()>;
+    /// As [`BlockDevice::read`], but `EAGAIN` where the bytes would have to be waited for; a device that cannot tell waits.
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.read(off, buf)
+    }
     fn write(&self, off: u64, data: &[u8]) -> Result<()>;
     /// Makes all completed writes durable.
     fn flush(&self) -> Result<()>;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use common::*;
 use uml_abi::Result;
-use uml_abi::errno::{EIO, ENOSPC, EROFS};
+use uml_abi::errno::{EAGAIN, EIO, ENOSPC, EROFS};
 use uml_ext4::{
     BlockStore, ErrorPolicy, Ext4, FallocateMode, MemStore, NewInode, Options, ROOT_INO,
 };
@@ -325,4 +325,51 @@ fn remounts_both_ways() {
         same(&read_all(&fs, f), b"aftere the crash", name);
         assert_eq!(list(&fs, ROOT_INO).len(), 4);
     }
+}
+
+/// Has nothing in memory.
+struct Slow(Arc<MemStore>);
+
+impl BlockStore for Slow {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn read_at(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(off, buf)
+    }
+    fn read_at_once(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        Err(EAGAIN)
+    }
+    fn write_at(&self, off: u64, buf: &[u8]) -> Result<()> {
+        self.0.write_at(off, buf)
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn contents_at_once_or_not_at_all() {
+    if !have_tools() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let (name, args) = MATRIX[0];
+    let store = mem(&mkfs(tmp.path(), name, args, 12, None));
+    let fs = open(store.clone());
+    let f = fs.create(ROOT_INO, b"f", &file()).unwrap();
+    // A hole, then data.
+    fs.write(f, 65536, &[7; 20_000], false).unwrap();
+    fs.unmount().unwrap();
+    let fast = open_ro(store.clone());
+    let slow = open_ro(Arc::new(Slow(store)));
+    let mut buf = [1; 30_000];
+    assert_eq!(slow.read_at_once(f, 0, &mut buf), Ok(30_000), "a hole needs nothing");
+    assert_eq!(buf, [0; 30_000]);
+    assert_eq!(slow.read_at_once(f, 60_000, &mut buf), Err(EAGAIN));
+    assert_eq!(slow.read(f, 60_000, &mut buf), Ok(25_536));
+    let mut same = [2; 30_000];
+    assert_eq!(fast.read_at_once(f, 60_000, &mut same), Ok(25_536));
+    assert_eq!(buf[..25_536], same[..25_536]);
+    assert_eq!(slow.read_at_once(f, 90_000, &mut buf), Ok(0));
 }

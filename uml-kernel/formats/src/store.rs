@@ -17,6 +17,11 @@ use nix::unistd::{Whence, lseek};
 pub trait Store {
     /// Reads at `offset`; fewer bytes than asked for at end of file. As pread(2).
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As `read_at`, but `EAGAIN` for what is not in memory, and fewer bytes where only the first ones are. As preadv2(2)
+    /// with RWF_NOWAIT; what cannot tell waits.
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
     /// Writes at `offset`, possibly only a part. As pwrite(2).
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
     /// Length of the file; for a block device its capacity.
@@ -39,6 +44,9 @@ pub trait Store {
 impl<S: Store + ?Sized> Store for &S {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buf, offset)
+    }
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at_once(buf, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         (**self).write_at(buf, offset)
@@ -80,6 +88,15 @@ fn fallocate_range(file: &File, flags: FallocateFlags, range: Range<u64>) -> io:
 impl Store for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buf, offset)
+    }
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        let mut parts = [io::IoSliceMut::new(buf)];
+        preadv2(self, &mut parts, offset, ReadWriteFlags::NOWAIT).map_err(|e| match e {
+            // The host's kernel or filesystem cannot tell: nothing was read.
+            Errno::OPNOTSUPP | Errno::NOSYS => io::ErrorKind::WouldBlock.into(),
+            other => other.into(),
+        })
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         FileExt::write_at(self, buf, offset)
@@ -146,6 +163,27 @@ pub fn read_up_to<S: Store>(store: &S, buf: &mut [u8], offset: u64) -> io::Resul
         }
     }
     Ok(done)
+}
+
+/// As [`read_zero_filled`], but [`WouldBlock`](io::ErrorKind::WouldBlock) where some of it is not in memory.
+pub fn read_zero_filled_at_once<S: Store>(
+    store: &S,
+    buf: &mut [u8],
+    offset: u64,
+) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match store.read_at_once(rest, offset.saturating_add(done as u64)) {
+            Ok(0) => {
+                rest.fill(0);
+                break;
+            }
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes the whole buffer, continuing after short writes.

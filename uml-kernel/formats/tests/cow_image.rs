@@ -284,3 +284,59 @@ fn requests_beyond_the_disk_or_unaligned_are_refused() {
     }
     assert!(image.discard(u64::MAX, 2).is_err());
 }
+
+/// A file of which nothing is in memory.
+struct Slow(MemStore);
+
+impl Store for Slow {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+    fn read_at_once(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(buf, offset)
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.0.set_size(size)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.punch_hole(range)
+    }
+    fn zero_range(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.zero_range(range)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.0.next_data(offset)
+    }
+}
+
+#[test]
+fn what_is_not_in_memory_is_not_waited_for() {
+    let header = header(Version::V3);
+    let cow = MemStore::new(new_cow(&header));
+    let image = Image::new(header, cow, Slow(MemStore::new(backing())), BitmapPolicy::OnFlush)
+        .expect("image");
+    image.write_at(&[9; 1024], 5 * 512).expect("write");
+    let mut buf = [0; 1024];
+    image.read_at_once(&mut buf, 5 * 512).expect("the COW file has it");
+    assert_eq!(buf, [9; 1024]);
+    let missing = image.read_at_once(&mut buf, 6 * 512).expect_err("half is in the backing file");
+    assert_eq!(missing.kind(), io::ErrorKind::WouldBlock);
+    image.read_at(&mut buf, 6 * 512).expect("read");
+    assert_eq!((buf[0], buf[512]), (9, 0));
+    // The same bytes of a real file, if the host has them in memory.
+    let host = std::fs::File::open("/proc/self/exe").expect("this program");
+    let (mut once, mut whole) = ([0; 64], [1; 64]);
+    if uml_formats::store::read_zero_filled_at_once(&host, &mut once, 0).is_ok() {
+        uml_formats::store::read_zero_filled(&host, &mut whole, 0).expect("read");
+        assert_eq!(once, whole);
+    }
+}

@@ -21,6 +21,9 @@ impl BlockStore for Disk {
     fn read_at(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.0.read(off, buf)
     }
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at_once(off, buf)
+    }
     fn write_at(&self, off: u64, buf: &[u8]) -> Result<()> {
         self.0.write(off, buf)
     }

@@ -20,6 +20,11 @@ pub trait Backing: Send + Sync {
     /// of read as zeros.
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()>;
 
+    /// As `read`, but `EAGAIN` where contents would have to be waited for; what cannot tell waits.
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.read(off, buf)
+    }
+
     /// Writes `data` at `off`, allocating what is missing and growing the file; on return a power cut may
     /// still lose it.
     fn write(&self, off: u64, data: &[u8], space: Space) -> Result<()>;

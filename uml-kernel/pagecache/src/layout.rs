@@ -126,12 +126,16 @@ impl CachedFile {
         Ok(())
     }
 
-    /// Reads past the cache (O_DIRECT); 0 at and past the end.
-    pub fn read_direct(&self, off: u64, buf: &mut [u8]) -> Result<usize> {
+    /// Reads past the cache (O_DIRECT); 0 at and past the end. With `at_once` `EAGAIN` where contents would have to be
+    /// waited for.
+    pub fn read_direct(&self, off: u64, buf: &mut [u8], at_once: bool) -> Result<usize> {
         self.write_back_range(off, buf.len() as u64)?;
         let _layout = self.shared();
         let n = self.size().saturating_sub(off).min(buf.len() as u64) as usize;
-        self.backing.read(off, &mut buf[..n])?;
+        match at_once {
+            true => self.backing.read_at_once(off, &mut buf[..n])?,
+            false => self.backing.read(off, &mut buf[..n])?,
+        }
         Ok(n)
     }
 

@@ -108,7 +108,7 @@ impl Check {
                 let mut buf = vec![0xa5; len as usize];
                 let n = match op {
                     Op::Read { .. } => f.read(at, &mut buf, &Readahead::new()).unwrap(),
-                    _ => f.read_direct(at, &mut buf).unwrap(),
+                    _ => f.read_direct(at, &mut buf, len % 2 == 1).unwrap(),
                 };
                 let s = at.min(self.size());
                 let e = (at + len).min(self.size());

@@ -19,6 +19,11 @@ pub trait BlockStore: Send + Sync {
     /// Fills `buf` from `off`; short reads are errors (`EIO`).
     fn read_at(&self, off: u64, buf: &mut [u8]) -> Result<()>;
 
+    /// As `read_at`, but `EAGAIN` where the bytes would have to be waited for; a store that cannot tell waits.
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_at(off, buf)
+    }
+
     /// Writes all of `buf` at `off`. On return the data is visible to
     /// `read_at` but may be lost by a power cut until `flush` returns.
     fn write_at(&self, off: u64, buf: &[u8]) -> Result<()>;

@@ -1,21 +1,25 @@
 //! Linux's native asynchronous I/O: io_setup(2), io_submit(2), io_getevents(2), io_cancel(2), io_destroy(2).
 //!
-//! A request is carried out by the io_submit(2) that brings it, which the manual allows, and is complete when that
-//! returns, but for one that waits for readiness ([`poll`]); its event waits in the context. The context's id is the address of a page in the program's memory, as
-//! libraries look there for a ring of events first: ours says that there is none, and they make the call.
+//! As on Linux, what would wait is in progress when io_submit(2) returns where that can be done: reading with O_DIRECT,
+//! writing with O_DIRECT what is to be durable, fsync ([`workers`]), and what waits for readiness ([`poll`]). Everything
+//! else, and direct reads of what the host has in memory, are carried out by the call itself: that costs less than to
+//! tell another thread. Events wait in the context. The context's id is the address of a page in the program's memory,
+//! as libraries look there for a ring of events first: ours says that there is none, and they make the call.
 
 mod poll;
+mod workers;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Condvar, LazyLock, PoisonError, Weak};
 use std::time::Duration;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 use uml_core::ctx::Ctx;
-use uml_core::file::File;
+use uml_core::file::{File, Io};
+use uml_core::kernel::Kernel;
 use uml_core::task::{Task, WaitKind};
 use uml_core::user::{self, UserIo};
 use uml_ipc::eventfd::EventFd;
@@ -38,7 +42,9 @@ pub const TABLE: &[Entry] = &[
         "io_submit",
         io_submit(Addr, Off, Ptr),
         Never,
-        Partial("requests but IOCB_CMD_POLL complete before it returns")
+        Partial(
+            "writes are not in progress when it returns but complete, unless O_DIRECT and O_DSYNC say that they wait"
+        )
     ),
     call!(210, "io_cancel", io_cancel(Addr, Ptr, Out)),
     call!(333, "io_pgetevents", io_pgetevents(Addr, Off, Off, Out, Ptr, Ptr)),
@@ -93,20 +99,45 @@ const PWRITEV: u16 = 8;
 /// IOCB_FLAG_RESFD: an eventfd is told of the completion. Other flags have no effect.
 const RESFD: u32 = 1;
 
+/// Events nobody took yet.
+#[derive(Default)]
+struct Finished {
+    events: VecDeque<IoEvent>,
+    /// Number of events that workers will add.
+    coming: usize,
+}
+
 /// A context.
 struct Context {
     mm: Weak<Mm>,
     capacity: usize,
-    events: Mutex<VecDeque<IoEvent>>,
+    finished: Mutex<Finished>,
     /// Requests that wait for readiness.
     polls: Mutex<Vec<Arc<Poll>>>,
+    /// Number of requests that [`workers`] have not let go.
+    held: std::sync::Mutex<usize>,
+    let_go: Condvar,
     queue: Arc<WaitQueue>,
 }
 
 impl Context {
     /// A request is complete.
     fn complete(&self, event: IoEvent, notify: Option<&Arc<File>>) {
-        self.events.lock().push_back(event);
+        self.finished.lock().events.push_back(event);
+        self.tell(notify);
+    }
+
+    /// A request that a worker has is complete.
+    fn complete_coming(&self, event: IoEvent, notify: Option<&Arc<File>>) {
+        {
+            let mut f = self.finished.lock();
+            f.coming -= 1;
+            f.events.push_back(event);
+        }
+        self.tell(notify);
+    }
+
+    fn tell(&self, notify: Option<&Arc<File>>) {
         self.queue.wake_all(Events::READABLE);
         if let Some(e) = notify.and_then(|f| f.downcast::<EventFd>()) {
             e.signal(1);
@@ -116,7 +147,23 @@ impl Context {
     /// It is full: every request that waits needs room for its event.
     fn is_full(&self) -> bool {
         let waiting = self.polls.lock().len();
-        self.events.lock().len() + waiting >= self.capacity
+        let f = self.finished.lock();
+        f.events.len() + f.coming + waiting >= self.capacity
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for what workers have of it: they use the program's memory.
+    fn wait_for_workers(&self, kernel: &Kernel) {
+        if *self.held() == 0 {
+            return;
+        }
+        kernel.blocking(&mut || {
+            let busy = self.let_go.wait_while(self.held(), |n| *n > 0);
+            drop(busy.unwrap_or_else(PoisonError::into_inner));
+        });
     }
 
     /// Nobody takes events any more.
@@ -174,8 +221,10 @@ fn io_setup(cx: &mut Ctx<'_>, capacity: u32, out: u64) -> Result<u64> {
     let context = Arc::new(Context {
         mm: Arc::downgrade(&mm),
         capacity: capacity as usize,
-        events: Mutex::new(Rank::LEAF, VecDeque::new()),
+        finished: Mutex::new(Rank::LEAF, Finished::default()),
         polls: Mutex::new(Rank::LEAF, Vec::new()),
+        held: std::sync::Mutex::new(0),
+        let_go: Condvar::new(),
         queue: WaitQueue::shared(),
     });
     let id = mm.mmap(cx.hw, &MapRequest::anonymous(PAGE, PROT_READ | PROT_WRITE))?;
@@ -193,6 +242,7 @@ fn io_destroy(cx: &mut Ctx<'_>, id: u64) -> Result<u64> {
     let gone = CONTEXTS.lock().remove(&key(&mm, id));
     if let Some(c) = gone {
         c.end();
+        c.wait_for_workers(&cx.task.kernel());
         c.queue.wake_all(Events::ALL);
     }
     mm.unmap(cx.hw, id, PAGE)?;
@@ -242,41 +292,83 @@ fn prepare(cx: &Ctx<'_>, at: u64) -> Result<Request> {
     Ok(Request { file, iocb, notify })
 }
 
-fn perform(cx: &Ctx<'_>, r: &Request) -> Result<u64> {
-    let (task, c, file) = (&cx.task, &r.iocb, &r.file);
-    let vector = matches!(c.opcode, PREADV | PWRITEV);
-    let buffers = || -> Result<UserIo> {
-        if vector {
-            UserIo::from_iovec(task, c.buf, usize::try_from(c.len).map_err(|_| EINVAL)?)
-        } else {
-            UserIo::new(task, c.buf, usize::try_from(c.len).map_err(|_| EINVAL)?)
+impl Request {
+    /// The program's memory that it names.
+    fn buffers(&self, task: &Task) -> Result<UserIo> {
+        let c = &self.iocb;
+        let len = usize::try_from(c.len).map_err(|_| EINVAL)?;
+        match c.opcode {
+            PREADV | PWRITEV => UserIo::from_iovec(task, c.buf, len),
+            _ => UserIo::new(task, c.buf, len),
         }
-    };
-    match c.opcode {
-        PREAD | PREADV => {
-            let io = crate::file_io::flagged(file, task, c.rw_flags, false)?;
-            let mut data = buffers()?;
-            let n = if file.ops.seekable() {
-                let off = u64::try_from(c.offset).map_err(|_| EINVAL)?;
-                file.read_at_io(&io, off, &mut data)?
-            } else {
-                file.read_io(&io, &mut data)?
-            };
-            Ok(n as u64)
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self.iocb.opcode, PWRITE | PWRITEV)
+    }
+
+    fn transfers(&self) -> bool {
+        self.writes() || matches!(self.iocb.opcode, PREAD | PREADV)
+    }
+
+    fn io<'a>(&'a self, task: &'a Task) -> Result<Io<'a>> {
+        crate::file_io::flagged(&self.file, task, self.iocb.rw_flags, self.writes())
+    }
+
+    fn move_data(&self, io: &Io<'_>, mut data: UserIo) -> Result<u64> {
+        let file = &self.file;
+        let at = || u64::try_from(self.iocb.offset).map_err(|_| EINVAL);
+        let n = match (self.writes(), file.ops.seekable()) {
+            (false, true) => file.read_at_io(io, at()?, &mut data)?,
+            (false, false) => file.read_io(io, &mut data)?,
+            (true, true) => file.write_at_io(io, at()?, &mut data)?,
+            (true, false) => file.write_io(io, &mut data)?,
+        };
+        Ok(n as u64)
+    }
+
+    /// Carries it out as far as that needs no waiting that others could do; `None`: the rest is for [`Request::finish`].
+    fn start(&self, task: &Task) -> Option<Result<u64>> {
+        match self.iocb.opcode {
+            FSYNC | FDSYNC => return None,
+            _ if !self.transfers() => return Some(Ok(0)),
+            _ => {}
         }
-        PWRITE | PWRITEV => {
-            let io = crate::file_io::flagged(file, task, c.rw_flags, true)?;
-            let mut data = buffers()?;
-            let n = if file.ops.seekable() {
-                let off = u64::try_from(c.offset).map_err(|_| EINVAL)?;
-                file.write_at_io(&io, off, &mut data)?
-            } else {
-                file.write_io(&io, &mut data)?
-            };
-            Ok(n as u64)
+        let prepared = self.io(task).and_then(|io| Ok((io, self.buffers(task)?)));
+        let (mut io, data) = match prepared {
+            Ok(p) => p,
+            Err(e) => return Some(Err(e)),
+        };
+        if !io.direct || io.nowait || !self.file.ops.seekable() {
+            return Some(self.move_data(&io, data));
         }
-        FSYNC | FDSYNC => file.ops.fsync(task, c.opcode == FDSYNC).map(|()| 0),
-        _ => Ok(0),
+        if self.writes() {
+            return if io.dsync || io.sync { None } else { Some(self.move_data(&io, data)) };
+        }
+        io.nowait = true;
+        let whole = data.len() as u64;
+        match self.move_data(&io, data) {
+            Err(EAGAIN) => None,
+            // Perhaps only the end of the file; perhaps the rest is to be waited for.
+            Ok(n) if n < whole && n > 0 => None,
+            done => Some(done),
+        }
+    }
+
+    /// Carries it out on another thread than its task's. `data` are its buffers.
+    fn finish(&self, task: &Task, data: Option<UserIo>) -> Result<u64> {
+        match data {
+            Some(d) => self.move_data(&self.io(task)?, d),
+            None => self.file.ops.fsync(task, self.iocb.opcode == FDSYNC).map(|()| 0),
+        }
+    }
+
+    fn event(&self, object: u64, result: Result<u64>) -> IoEvent {
+        let result = match result {
+            Ok(n) => n as i64,
+            Err(e) => e.to_ret(),
+        };
+        IoEvent { data: self.iocb.data, object, result, result2: 0 }
     }
 }
 
@@ -298,12 +390,10 @@ fn io_submit(cx: &mut Ctx<'_>, id: u64, count: i64, list: u64) -> Result<u64> {
                 Poll::start(&cx.task, &context, r, object);
                 return Ok(());
             }
-            let result = match perform(cx, &r) {
-                Ok(n) => n as i64,
-                Err(e) => e.to_ret(),
-            };
-            let event = IoEvent { data: r.iocb.data, object, result, result2: 0 };
-            context.complete(event, r.notify.as_ref());
+            match r.start(&cx.task) {
+                Some(result) => context.complete(r.event(object, result), r.notify.as_ref()),
+                None => workers::hand_over(&cx.task, &context, r, object),
+            }
             Ok(())
         };
         match one(list.wrapping_add(done as u64 * 8)) {
@@ -335,9 +425,9 @@ fn events(
     let mut done = 0i64;
     let mut take = || -> Option<Result<()>> {
         while done < max {
-            let Some(e) = context.events.lock().pop_front() else { break };
+            let Some(e) = context.finished.lock().events.pop_front() else { break };
             if let Err(fault) = user::write_obj(&task, out.wrapping_add(done as u64 * 32), &e) {
-                context.events.lock().push_front(e);
+                context.finished.lock().events.push_front(e);
                 return Some(if done == 0 { Err(fault) } else { Ok(()) });
             }
             done += 1;
@@ -388,7 +478,7 @@ fn io_pgetevents(
     with_mask(cx, set.mask, size, |cx| events(cx, id, min, max, out, timeout))
 }
 
-/// Only requests that wait for readiness are ever in progress when this is called.
+/// What workers have cannot be cancelled, as on Linux.
 fn io_cancel(cx: &mut Ctx<'_>, id: u64, iocb: u64, _: u64) -> Result<u64> {
     let _: u32 = user::read_obj(&cx.task, iocb.wrapping_add(8))?;
     let context = context(cx, id)?;
@@ -397,14 +487,15 @@ fn io_cancel(cx: &mut Ctx<'_>, id: u64, iocb: u64, _: u64) -> Result<u64> {
     if found.is_some_and(|p| p.cancel()) { Err(EINPROGRESS) } else { Err(EINVAL) }
 }
 
-/// Contexts that `over` picks end: what waits in them holds no files any more.
-fn end_contexts(over: impl Fn(&Key, &Context) -> bool) {
+/// Contexts that `over` picks end: what waits in them holds no files any more. Returns them.
+fn end_contexts(over: impl Fn(&Key, &Context) -> bool) -> Vec<Arc<Context>> {
     let gone: Vec<_> = {
         let mut all = CONTEXTS.lock();
         let keys: Vec<Key> = all.iter().filter(|(k, c)| over(k, c)).map(|(k, _)| *k).collect();
         keys.iter().filter_map(|k| all.remove(k)).collect()
     };
     gone.iter().for_each(|c| c.end());
+    gone
 }
 
 /// Contexts of address spaces that are gone.
@@ -424,7 +515,8 @@ fn exit_process(task: &Arc<Task>) {
     let tasks: Vec<Arc<Task>> = kernel.tree.read().tasks().cloned().collect();
     let shared = |t: &Arc<Task>| t.tid != task.tid && t.mm().is_ok_and(|m| Arc::ptr_eq(&m, &mm));
     if !tasks.iter().any(shared) {
-        end_contexts(|k, _| k.0 == at);
+        let gone = end_contexts(|k, _| k.0 == at);
+        gone.iter().for_each(|c| c.wait_for_workers(&kernel));
     }
 }
 

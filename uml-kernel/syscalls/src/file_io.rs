@@ -125,6 +125,7 @@ pub(crate) fn flagged<'a>(
     }
     let mut io = file.io(task);
     io.nonblock |= f & libc::RWF_NOWAIT != 0;
+    io.nowait = f & libc::RWF_NOWAIT != 0;
     io.append |= f & libc::RWF_APPEND != 0;
     if flags & RWF_NOAPPEND != 0 {
         io.append = false;

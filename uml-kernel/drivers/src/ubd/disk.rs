@@ -16,7 +16,7 @@ use uml_core::vfs::Dev;
 use uml_formats::cow::{
     BitmapPolicy, Device, DeviceError, DeviceSpec, Image, Note, Severity, open_device,
 };
-use uml_formats::store::{Store, read_zero_filled, write_all};
+use uml_formats::store::{Store, read_zero_filled, read_zero_filled_at_once, write_all};
 
 use crate::ubd::partition::{self, Partition};
 use crate::ubd::spec::DiskSpec;
@@ -195,6 +195,20 @@ impl Disk {
         })
     }
 
+    /// As [`Disk::read`], but `EAGAIN` where the host would have to be waited for.
+    pub fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.check(off, buf.len() as u64)?;
+        // Nothing that sleeps: no need to tell the platform.
+        let r = match &self.backend {
+            Backend::Plain(f) => read_zero_filled_at_once(f, buf, off),
+            Backend::Cow(i) => i.read_at_once(buf, off),
+        };
+        r.map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => EAGAIN,
+            _ => map_error(&e),
+        })
+    }
+
     /// Writes whole sectors.
     pub fn write(&self, off: u64, data: &[u8]) -> Result<()> {
         self.check_write(off, data.len() as u64)?;
@@ -340,6 +354,10 @@ impl BlockDevice for UbdDevice {
 
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.disk.read(self.at(off, buf.len() as u64)?, buf)
+    }
+
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.disk.read_at_once(self.at(off, buf.len() as u64)?, buf)
     }
 
     fn write(&self, off: u64, data: &[u8]) -> Result<()> {

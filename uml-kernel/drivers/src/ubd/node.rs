@@ -155,7 +155,12 @@ impl FileOps for BlockFile {
                 return Ok(total);
             }
             buf.resize(n, 0);
-            let moved = self.read_range(*off, &mut buf).and_then(|()| dst.put(&buf));
+            // Direct accesses are aligned.
+            let read = match io.direct && io.nowait {
+                true => self.device.read_at_once(*off, &mut buf),
+                false => self.read_range(*off, &mut buf),
+            };
+            let moved = read.and_then(|()| dst.put(&buf));
             match moved {
                 Ok(got) => {
                     *off += got as u64;

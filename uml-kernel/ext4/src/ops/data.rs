@@ -16,10 +16,14 @@ const BATCH: usize = 64;
 /// Contents found while planning a read.
 enum Plan {
     Inline(Vec<u8>),
-    /// Bytes to read, the mappings they come from, and with `data=journal`
-    /// the blocks whose newest contents are not yet at home.
+    /// Bytes to read, the mappings they come from, and of a file whose
+    /// contents are journalled the blocks whose newest ones are not yet at home.
     Blocks(u64, Vec<Mapping>, Vec<(u64, Buf)>),
 }
+
+/// How bytes come from the store: offset, buffer.
+trait From: Fn(u64, &mut [u8]) -> Result<()> {}
+impl<F: Fn(u64, &mut [u8]) -> Result<()>> From for F {}
 
 /// Puts the blocks of `newer` that lie in `p..p + len` over what was read from byte `skip` of that run.
 fn lay_over(newer: &[(u64, Buf)], p: u64, len: u64, skip: u64, bits: u32, dst: &mut [u8]) {
@@ -38,11 +42,20 @@ impl Ext4 {
     /// 0 at and past the end. `EISDIR` for directories, `EINVAL` for others
     /// without contents.
     pub fn read(&self, ino: u32, off: u64, buf: &mut [u8]) -> Result<usize> {
+        self.read_by(ino, off, buf, |at, dst| self.core.store.read_at(at, dst))
+    }
+
+    /// As [`Ext4::read`], but `EAGAIN` where the store would have to be waited for contents; it is waited for metadata.
+    pub fn read_at_once(&self, ino: u32, off: u64, buf: &mut [u8]) -> Result<usize> {
+        self.read_by(ino, off, buf, |at, dst| self.core.store.read_at_once(at, dst))
+    }
+
+    fn read_by(&self, ino: u32, off: u64, buf: &mut [u8], from: impl From) -> Result<usize> {
         let _data = self.inode_lock(ino).read().unwrap_or_else(|e| e.into_inner());
         let mut done = 0usize;
         while done < buf.len() {
             let at = off + done as u64;
-            let n = self.read_some(ino, at, &mut buf[done..])?;
+            let n = self.read_some(ino, at, &mut buf[done..], &from)?;
             if n == 0 {
                 break;
             }
@@ -51,7 +64,7 @@ impl Ext4 {
         Ok(done)
     }
 
-    fn read_some(&self, ino: u32, off: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_some(&self, ino: u32, off: u64, buf: &mut [u8], from: &impl From) -> Result<usize> {
         let bits = self.core.lay.block_bits;
         let plan = self.view(|v| {
             let inode = Inode::live(v, ino)?;
@@ -104,7 +117,7 @@ impl Ext4 {
                     match m.physical.filter(|_| !m.unwritten) {
                         Some(p) => {
                             let skip = s - (m.logical << bits);
-                            self.read_bytes(p, skip, dst)?;
+                            self.read_bytes(p, skip, dst, from)?;
                             lay_over(&newer, p, m.len, skip, bits, dst);
                         }
                         None => dst.fill(0),
@@ -117,7 +130,7 @@ impl Ext4 {
 
     /// Reads bytes at `skip` past the start of block `p`, in requests that
     /// respect the store's alignment.
-    fn read_bytes(&self, p: u64, skip: u64, dst: &mut [u8]) -> Result<()> {
+    fn read_bytes(&self, p: u64, skip: u64, dst: &mut [u8], from: &impl From) -> Result<()> {
         let bs = self.core.lay.bs();
         let start = self.core.off(p) + skip;
         let head = (start % bs as u64) as usize;
@@ -125,7 +138,7 @@ impl Ext4 {
         let mut at = start;
         if head != 0 || dst.len() < bs {
             let mut b = vec![0; bs];
-            self.core.store.read_at(at - head as u64, &mut b)?;
+            from(at - head as u64, &mut b)?;
             let n = (bs - head).min(dst.len());
             dst[..n].copy_from_slice(&b[head..head + n]);
             dst = &mut dst[n..];
@@ -133,13 +146,13 @@ impl Ext4 {
         }
         let whole = dst.len() - dst.len() % bs;
         if whole > 0 {
-            self.core.store.read_at(at, &mut dst[..whole])?;
+            from(at, &mut dst[..whole])?;
             dst = &mut dst[whole..];
             at += whole as u64;
         }
         if !dst.is_empty() {
             let mut b = vec![0; bs];
-            self.core.store.read_at(at, &mut b)?;
+            from(at, &mut b)?;
             let n = dst.len();
             dst.copy_from_slice(&b[..n]);
         }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bitmap::{Bitmap, CHUNK_LIMIT_DEFAULT, Piece};
 use super::header::{Header, HeaderError, Layout};
-use crate::store::{Store, read_zero_filled, write_all};
+use crate::store::{Store, read_zero_filled, read_zero_filled_at_once, write_all};
 
 /// When changed bitmap words go to the COW file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +184,22 @@ impl<C: Store, B: Store> Image<C, B> {
 
     /// Reads whole sectors; bytes beyond the end of a source file are zero.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_by(buf, offset, read_zero_filled, read_zero_filled)
+    }
+
+    /// As [`Image::read_at`], but [`WouldBlock`](io::ErrorKind::WouldBlock) where the host would have to be waited for.
+    /// The bitmap is waited for.
+    pub fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_by(buf, offset, read_zero_filled_at_once, read_zero_filled_at_once)
+    }
+
+    fn read_by(
+        &self,
+        buf: &mut [u8],
+        offset: u64,
+        from_cow: impl Fn(&C, &mut [u8], u64) -> io::Result<()>,
+        from_backing: impl Fn(&B, &mut [u8], u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let (first, count) = self.sectors_of(offset, buf.len())?;
         let (mut at, mut rest) = (first, buf);
         while at < first + count {
@@ -192,8 +208,8 @@ impl<C: Store, B: Store> Image<C, B> {
             let len = (run.count * self.sector_size()) as usize;
             let (part, tail) = rest.split_at_mut(len.min(rest.len()));
             match run.source {
-                Source::Cow => read_zero_filled(&self.cow, part, run.offset)?,
-                Source::Backing => read_zero_filled(&self.backing, part, run.offset)?,
+                Source::Cow => from_cow(&self.cow, part, run.offset)?,
+                Source::Backing => from_backing(&self.backing, part, run.offset)?,
             }
             rest = tail;
             at += run.count;

@@ -30,6 +30,12 @@ impl Backing for EngineFile {
         Ok(())
     }
 
+    fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        let n = self.shared.engine.read_at_once(self.ino, off, buf)?;
+        buf[n..].fill(0);
+        Ok(())
+    }
+
     fn write(&self, off: u64, data: &[u8], space: Space) -> Result<()> {
         let _running = self.shared.gate.write_back();
         let e = &self.shared.engine;

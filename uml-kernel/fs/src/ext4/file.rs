@@ -76,7 +76,7 @@ impl FileOps for Ext4File {
             if *off % DIRECT_ALIGN != 0 || dst.remaining() as u64 % DIRECT_ALIGN != 0 {
                 return Err(EINVAL);
             }
-            return transfer::read_into(off, dst, |off, buf| data.read_direct(off, buf));
+            return transfer::read_into(off, dst, |off, buf| data.read_direct(off, buf, io.nowait));
         }
         cached::read(data, &self.ahead, off, dst)
     }
