@@ -69,9 +69,11 @@ pub fn full_disk(dir: &Path, cow: bool) -> Result<(), String> {
          dd if=/dev/urandom of=big bs=1M count=60 conv=fsync 2>&1 | grep error
          dd if=/dev/urandom of=big2 bs=1M count=1 conv=fsync 2>&1 | grep -i -e error -e read-only
          [ \"$sum\" = \"$(sha256sum <before)\" ] && echo kept
-         cd /; umount /mnt/d; echo unmounted",
+         cd /; umount /mnt/d; dmesg | grep -o 'the host fails.*'; echo unmounted",
     )?;
     expect(&out, "Input/output error")?;
+    // The user hears the reason, once.
+    expect(&out, "No space left on device")?;
     expect(&out, "kept")?;
     expect(&out, "unmounted")?;
     // With room again, all that was synced is there and the filesystem is whole.

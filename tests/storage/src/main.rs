@@ -86,6 +86,8 @@ fn main() -> ExitCode {
     case("handles", false, &["python3"], &mounted::handles);
     case("resized", false, &["resize2fs", "tune2fs"], &mounted::resized);
     case("journaled", false, &["fallocate", "cmp"], &mounted::journaled);
+    case("ownership", true, &["chattr", "lsattr", "setpriv", "tune2fs"], &mounted::ownership);
+    case("multi-mount", false, &["debugfs"], &mounted::multi_mount);
     case("errors", false, &["debugfs", "tune2fs"], &mounted::errors);
     case("asynchronous", false, &["fio", "timeout"], &asynchronous::in_flight);
     case("full-disk", true, &[], &|d| broken_hosts::full_disk(d, false));

@@ -59,9 +59,21 @@ pub fn journaled(dir: &Path) -> Result<(), String> {
         sync; echo 3 >/proc/sys/vm/drop_caches; cmp b c && echo punched
         mount -o remount,data=ordered /mnt/d 2>/dev/null || echo refused
         mount -o remount,ro /mnt/d && mount -o remount,rw /mnt/d && rm b c && echo again
-        cd /; umount /mnt/d; mount /dev/ubdb /mnt/d; cd /mnt/d; md5sum -c sum | sed s/OK/fine/; cd /; umount /mnt/d";
+        cd /; umount /mnt/d; mount /dev/ubdb /mnt/d; cd /mnt/d; md5sum -c sum | sed s/OK/fine/
+        mkdir j; chattr +j j; cp a j/b; lsattr j/b | tr -d e-; sync; chattr -j j/b; echo x | dd of=j/b conv=notrunc status=none
+        sync; echo 3 >/proc/sys/vm/drop_caches; cmp -i 2 a j/b && head -c 2 j/b && echo rest; cd /; umount /mnt/d";
     let out = guest(dir, &[format!("ubd1={}", disk.display())], script)?;
-    for w in ["data=journal", "a: OK", "direct", "punched", "refused", "again", "a: fine"] {
+    for w in [
+        "data=journal",
+        "a: OK",
+        "direct",
+        "punched",
+        "refused",
+        "again",
+        "a: fine",
+        "j j/b",
+        "x\nrest\n",
+    ] {
         expect(&out, w)?;
     }
     image::check(&disk)
@@ -139,5 +151,112 @@ pub fn handles(dir: &Path) -> Result<(), String> {
     ] {
         expect(&out, w)?;
     }
+    image::check(&disk)
+}
+
+/// Groups of new files: what a script prints in this directory.
+const OWNERSHIP: &str = r#"umask 002; mkdir s n; chgrp 50 s n; chmod 2777 s; chmod 777 n
+    as() { setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "$1"; }
+    for d in s n; do touch $d/f; mkdir $d/d; ln -s x $d/l; mkfifo $d/p; as "umask 0; touch $d/u; mkdir $d/v; chmod 2777 $d/u $d/v"
+        as "cp -p $d/u $d/w; chgrp 50 $d/u" 2>&1; done
+    stat -c '%n %u:%g %a' s n s/* n/*
+    rm -rf s n"#;
+
+/// The attribute `j`, which takes CAP_SYS_RESOURCE.
+const ATTRIBUTE: &str = r#"umask 022; mkdir n; chmod 777 n; touch n/f
+    chattr +j n/f; mkdir n/j; chattr +j n/j; touch n/j/f; mkdir n/j/d n/j/d/e; ln -s x n/j/l; touch n/j/d/e/f
+    lsattr -R n 2>/dev/null | awk 'NF == 2 { gsub("[eI-]", "", $1); print $2, $1 }' | sort
+    echo some text >n/j/f; sync; echo more text >>n/j/f; chattr -j n/j/f; cat n/j/f; lsattr n/j/f | tr -d e-
+    setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "touch n/own; chattr +j n/own" 2>&1 | sed 's/.*: //'; rm -rf n"#;
+
+/// Whether this process has a capability.
+fn capable(number: u32) -> Result<bool, String> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
+    let set = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0").trim();
+    let set = u64::from_str_radix(set, 16).map_err(|e| e.to_string())?;
+    Ok(set >> number & 1 == 1)
+}
+
+/// `grpid` with its other names and default, and chattr(1) +j, as the host's kernel has them.
+pub fn ownership(dir: &Path) -> Result<(), String> {
+    let (ours, theirs) = (dir.join("ours.img"), dir.join("theirs.img"));
+    for i in [&ours, &theirs] {
+        image::make(i, 64, &["-t", "ext4", "-b", "4096"])?;
+    }
+    let at = dir.join("at");
+    std::fs::create_dir(&at).map_err(|e| e.to_string())?;
+    // Many containers lack it.
+    let attribute = if capable(24)? { ATTRIBUTE } else { "true" };
+    let script = |disk: &str, at: &str| {
+        let mut s = format!("set +e; mkdir -p {at}; ");
+        for options in ["defaults", "grpid", "bsdgroups", "nogrpid", "sysvgroups,errors=continue"] {
+            s += &format!(
+                "echo with {options}; mount -o {options} {disk} {at} && cd {at} && {{ {OWNERSHIP}\n{attribute}\n}}; cd /; umount {at}\n"
+            );
+        }
+        s += &format!(
+            "mount {disk} {at}; mount -o remount,grpid {at}; cd {at}; mkdir d; chgrp 50 d; touch d/f; stat -c %g d/f; cd /; umount {at}\n\
+             tune2fs -o bsdgroups {disk} >/dev/null; mount {disk} {at}; touch {at}/d/g; stat -c %g {at}/d/g; umount {at}\n\
+             mount -o nogrpid {disk} {at}; touch {at}/d/h; stat -c %g {at}/d/h; umount {at}\n"
+        );
+        s
+    };
+    let host = std::process::Command::new("bash")
+        .args(["-c", &script(image::text(&theirs), image::text(&at))])
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(|e| e.to_string())?;
+    let host = String::from_utf8_lossy(&host.stdout).into_owned();
+    let guest = guest(dir, &[format!("ubd1={}", ours.display())], &script("/dev/ubdb", "/mnt/d"))?;
+    if host.lines().count() < 80 {
+        return Err(format!("the host says only:\n{host}"));
+    }
+    if let Some((a, b)) = host.lines().zip(guest.lines()).find(|(a, b)| a != b) {
+        return Err(format!("the host says \"{a}\", the guest \"{b}\"; all of it:\n{guest}"));
+    }
+    if host.lines().count() != guest.lines().count() {
+        return Err(format!("lines are missing:\n{guest}"));
+    }
+    image::check(&ours)
+}
+
+/// Multi-mount protection: the block counts while the guest has the filesystem, and is clean afterwards; what a killed
+/// guest left is taken after a watch, and the host's tools keep off meanwhile.
+pub fn multi_mount(dir: &Path) -> Result<(), String> {
+    let disk = dir.join("disk.img");
+    image::make(&disk, 64, &["-t", "ext4", "-b", "4096", "-O", "mmp"])?;
+    let disks = [format!("ubd1={}", disk.display())];
+    let dump = || image::tool("debugfs", &["-R", "dump_mmp", image::text(&disk)], &[0]);
+    let mount = "mkdir /mnt/d; hostname counting; mount /dev/ubdb /mnt/d && echo mounted";
+    let script = format!("{mount}; echo kept >/mnt/d/f; sync; echo now; read -r l < <(sleep 600)");
+    let m = Machine::start(&Start { dir, disks: &disks, memory: 128, script: &script })?;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while let Some(l) = m.line(deadline) {
+        if l == "now" {
+            break;
+        }
+    }
+    let first = dump()?;
+    expect(&first, "counting")?;
+    expect(&first, "ubdb")?;
+    while dump()? == first {
+        if Instant::now() > deadline {
+            return Err(format!("the block does not count: {first}"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let fsck = image::tool("e2fsck", &["-p", image::text(&disk)], &[8])?;
+    expect(&fsck, "MMP")?;
+    m.kill();
+    let out = guest(dir, &disks, &format!("{mount}; cat /mnt/d/f; umount /mnt/d"))?;
+    expect(&out, "mounted\nkept")?;
+    expect(&dump()?, "sequence: ff4d4d50")?;
+    let out = guest(
+        dir,
+        &disks,
+        "mkdir /mnt/d; mount -o ro /dev/ubdb /mnt/d; mount -o remount,rw /mnt/d && echo writable; mount -o remount,ro /mnt/d; umount /mnt/d",
+    )?;
+    expect(&out, "writable")?;
+    expect(&dump()?, "sequence: ff4d4d50")?;
     image::check(&disk)
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use uml_abi::Errno;
-use uml_abi::errno::{EBADMSG, EINVAL, EROFS, EUCLEAN};
+use uml_abi::errno::{EBADMSG, EBUSY, EINVAL, EROFS, EUCLEAN};
 
 /// Damaged metadata (Linux's `EFSCORRUPTED`).
 pub const EFSCORRUPTED: Errno = EUCLEAN;
@@ -28,6 +28,8 @@ pub enum MountError {
     Journal(String),
     /// Metadata needed for mounting is damaged; the text says what.
     Corrupt(String),
+    /// Multi-mount protection says that somebody else has it; the text says who.
+    InUse(String),
     /// The block store failed.
     Io(Errno),
 }
@@ -41,6 +43,7 @@ impl MountError {
             }
             MountError::Unwritable(_) => EROFS,
             MountError::Journal(_) | MountError::Corrupt(_) => EFSCORRUPTED,
+            MountError::InUse(_) => EBUSY,
             MountError::Io(e) => *e,
         }
     }
@@ -63,6 +66,7 @@ impl fmt::Display for MountError {
             }
             MountError::Journal(why) => write!(f, "journal: {why}"),
             MountError::Corrupt(why) => write!(f, "damaged metadata: {why}; run e2fsck"),
+            MountError::InUse(why) => write!(f, "multi-mount protection: {why}"),
             MountError::Io(e) => write!(f, "block device: {e}"),
         }
     }

@@ -65,10 +65,6 @@ pub const INCOMPAT_READ: u32 = incompat::FILETYPE
     | incompat::LARGEDIR
     | incompat::INLINE_DATA;
 
-/// Incompatible features that can be read but not yet kept correct while
-/// writing (multi-mount protection needs a heartbeat).
-pub const INCOMPAT_READ_ONLY: u32 = incompat::MMP;
-
 /// Features of `ro_compat` that writing keeps correct.
 pub const RO_COMPAT_WRITE: u32 = ro_compat::SPARSE_SUPER
     | ro_compat::LARGE_FILE
@@ -193,8 +189,6 @@ impl Features {
 
     /// Names of the features that allow reading but not writing.
     pub fn unwritable(&self) -> Vec<String> {
-        let mut v = names(INCOMPAT_NAMES, "incompat", self.incompat & INCOMPAT_READ_ONLY);
-        v.extend(names(RO_COMPAT_NAMES, "ro_compat", self.ro_compat & !RO_COMPAT_WRITE));
-        v
+        names(RO_COMPAT_NAMES, "ro_compat", self.ro_compat & !RO_COMPAT_WRITE)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use uml_abi::errno::{EIO, ENOSPC, EROFS};
 use uml_abi::{Errno, Result};
@@ -17,6 +18,7 @@ use crate::journal::format::tid_geq;
 use crate::journal::replay::ReplayReport;
 use crate::layout::{SB_SIZE, sb_csum};
 use crate::meta::{Core, State, View};
+use crate::mmp::Mmp;
 use crate::overlay::OverlayStore;
 use crate::txn::Txn;
 
@@ -47,6 +49,12 @@ pub struct Options {
     pub dirty_bytes: usize,
     /// The clock.
     pub clock: Clock,
+    /// What multi-mount protection tells others: the machine and the device.
+    pub node: Vec<u8>,
+    /// See `node`.
+    pub device: Vec<u8>,
+    /// Waits, to see whether somebody else has the filesystem mounted; false when that was interrupted.
+    pub wait: Arc<dyn Fn(Duration) -> bool + Send + Sync>,
 }
 
 impl Default for Options {
@@ -66,6 +74,12 @@ impl Default for Options {
                     .duration_since(std::time::UNIX_EPOCH)
                     .unwrap_or_default();
                 Timestamp { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
+            }),
+            node: Vec::new(),
+            device: Vec::new(),
+            wait: Arc::new(|t| {
+                std::thread::sleep(t);
+                true
             }),
         }
     }
@@ -104,6 +118,7 @@ pub struct Ext4 {
     pub(crate) bad_groups: bool,
     /// The mount itself is read-only (not merely stopped by errors).
     pub(crate) mounted_ro: AtomicBool,
+    pub(crate) mmp: Mmp,
 }
 
 impl Ext4 {
@@ -134,6 +149,7 @@ impl Ext4 {
             resizing: Mutex::new(()),
             bad_groups: false,
             mounted_ro: AtomicBool::new(mounted_ro),
+            mmp: Mmp::idle(),
         }
     }
 
@@ -380,9 +396,17 @@ impl Ext4 {
     /// Unmounts: everything durable and at home, the filesystem marked clean.
     /// Afterwards changes fail with `EROFS`.
     pub fn unmount(&self) -> Result<()> {
-        self.remount_read_only()?;
+        let clean = self.remount_read_only();
+        // Others may have it, in whatever state.
+        let left = self.leave();
+        clean?;
         self.lock_log().aborted = Some(EROFS);
-        Ok(())
+        left
+    }
+
+    /// Tells other machines that nobody writes here any more.
+    fn leave(&self) -> Result<()> {
+        self.mmp.release(&self.core.lay, &*self.core.store, (self.opts.clock)().sec)
     }
 
     /// Makes a writable mount read-only and clean (`mount -o remount,ro`).
@@ -419,14 +443,14 @@ impl Ext4 {
             wr32(sb, 0x30, now.sec as u32);
         })?;
         self.mounted_ro.store(true, Ordering::Release);
-        Ok(())
+        self.leave()
     }
 
     /// Makes a read-only mount writable (`mount -o remount,rw`): a journal
     /// replayed in memory goes to the disk, interrupted deletions are
     /// finished. Refuses as [`Ext4::open`] does; `EROFS` after an abort.
     pub fn remount_writable(&self) -> Result<(), MountError> {
-        let mut log = self.lock_log();
+        let log = self.lock_log();
         if !self.mounted_ro.load(Ordering::Acquire) {
             let stopped = self.core.errors.is_read_only();
             return if stopped { Err(MountError::Io(EROFS)) } else { Ok(()) };
@@ -445,6 +469,13 @@ impl Ext4 {
         if self.bad_groups {
             return Err(MountError::Corrupt("group descriptor checksums".into()));
         }
+        self.mmp.claim(&self.core.lay, &*self.core.store, &self.opts)?;
+        self.become_writable(log).inspect_err(|_| {
+            let _ = self.leave();
+        })
+    }
+
+    fn become_writable(&self, mut log: MutexGuard<'_, Log>) -> Result<(), MountError> {
         if let Some(o) = &self.overlay {
             o.settle()?;
         }

@@ -40,6 +40,10 @@ pub(crate) struct Layout {
     pub(crate) desc_size: u16,
     pub(crate) first_ino: u32,
     pub(crate) first_meta_bg: u32,
+    /// Where multi-mount protection counts.
+    pub(crate) mmp_block: u64,
+    /// Seconds between its counts; 0 for the default.
+    pub(crate) mmp_interval: u16,
     pub(crate) flex_size: u32,
     pub(crate) backup_bgs: [u32; 2],
     pub(crate) features: Features,
@@ -203,6 +207,8 @@ impl Layout {
             desc_size,
             first_ino,
             first_meta_bg: rd32(sb, 0x104),
+            mmp_block: rd64(sb, 0x168),
+            mmp_interval: rd16(sb, 0x166),
             flex_size,
             backup_bgs: [rd32(sb, 0x24c), rd32(sb, 0x250)],
             features,

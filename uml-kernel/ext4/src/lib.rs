@@ -42,6 +42,7 @@ mod journal;
 mod layout;
 mod map;
 mod meta;
+mod mmp;
 mod mount;
 mod ops;
 mod orphan;

@@ -12,6 +12,7 @@ use uml_abi::{Errno, Result};
 
 use crate::cache::{Block, Buf, Cache};
 use crate::error::{EFSCORRUPTED, ErrorSink};
+use crate::inode::{Inode, flags};
 use crate::layout::Layout;
 use uml_store::BlockStore;
 
@@ -56,7 +57,7 @@ pub(crate) struct Core {
     pub(crate) lay: Layout,
     pub(crate) cache: Cache,
     pub(crate) errors: ErrorSink,
-    /// File contents are changed like metadata: through transactions and the journal (`data=journal`).
+    /// The contents of all files are changed like metadata: through transactions and the journal (`data=journal`).
     pub(crate) journal_data: bool,
     /// Blocks no file may own: descriptors, bitmaps, inode tables, the
     /// journal; sorted, disjoint `(start, end)`. Grows with the filesystem.
@@ -69,6 +70,12 @@ impl Core {
     /// Blocks only privileged users get.
     pub(crate) fn kept(&self) -> u64 {
         self.kept_blocks.load(Ordering::Relaxed)
+    }
+
+    /// The contents of this file go through the journal: all do, or it has the attribute `j` (chattr(1)).
+    pub(crate) fn journals(&self, inode: &Inode) -> bool {
+        self.journal_data
+            || (inode.has(flags::JOURNAL_DATA) && inode.is_reg() && self.lay.journal_inum != 0)
     }
 
     /// Byte offset of a block.

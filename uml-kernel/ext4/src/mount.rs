@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::journal::replay::ReplayReport;
 use crate::layout::Layout;
 use crate::meta::{Core, State, View, system_zone};
+use crate::mmp::Mmp;
 use crate::overlay::OverlayStore;
 use uml_store::BlockStore;
 
@@ -48,7 +49,6 @@ impl Ext4 {
     /// mounts in memory only. Writable mounts also finish what was interrupted
     /// (orphaned inodes) and mark the filesystem as in use.
     pub fn open(store: Arc<dyn BlockStore>, opts: Options) -> Result<Ext4, MountError> {
-        let mut opts = opts;
         let (lay, _) = Layout::read(&*store)?;
         let unwritable = lay.features.unwritable();
         if !opts.read_only {
@@ -62,6 +62,30 @@ impl Ext4 {
         if opts.journal_data && lay.journal_inum == 0 {
             return Err(MountError::Journal("data=journal on a filesystem without one".into()));
         }
+        let read_only = opts.read_only;
+        if read_only {
+            return Ext4::open_claimed(store, opts);
+        }
+        let mmp = Mmp::idle();
+        mmp.claim(&lay, &*store, &opts)?;
+        let clock = opts.clock.clone();
+        match Ext4::open_claimed(store.clone(), opts) {
+            Ok(mut fs) => {
+                fs.mmp = mmp;
+                Ok(fs)
+            }
+            Err(e) => {
+                // What is wrong is said in `e`.
+                let _ = mmp.release(&lay, &*store, clock().sec);
+                Err(e)
+            }
+        }
+    }
+
+    /// Mounts what nobody else has mounted.
+    fn open_claimed(store: Arc<dyn BlockStore>, mut opts: Options) -> Result<Ext4, MountError> {
+        // Somebody else may have changed it while we waited for it.
+        let (lay, _) = Layout::read(&*store)?;
         let read_only = opts.read_only;
         let mut core = new_core(store.clone(), lay, &opts, read_only);
         let mut replay = ReplayReport::default();

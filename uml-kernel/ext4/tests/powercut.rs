@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::recorder::{Event, Recorder, cut, cut_reordered};
 use common::*;
-use uml_ext4::{Ext4, FallocateMode, MemStore, NewInode, ROOT_INO, RenameMode, XattrMode};
+use uml_ext4::{Ext4, FallocateMode, MemStore, NewInode, ROOT_INO, RenameMode, XattrMode, flags};
 
 /// What must be on disk once a mark has been passed: path and contents.
 type Promise = Vec<(String, Vec<u8>)>;
@@ -28,6 +28,10 @@ fn workload(fs: &Ext4, rec: &Recorder) -> Vec<Promise> {
     };
     for round in 0..4u8 {
         let d = fs.mkdir(ROOT_INO, format!("d{round}").as_bytes(), &new(0o755)).unwrap();
+        if round % 2 == 1 && fs.attr(ROOT_INO).unwrap().flags & flags::JOURNAL_DATA != 0 {
+            // What is made in the others goes through the journal: blocks go from one kind of file to the other.
+            fs.set_data_journaling(d, false).unwrap();
+        }
         for i in 0..30u8 {
             let n = format!("a file with a long name to fill blocks {i}");
             let f = fs.create(d, n.as_bytes(), &new(0o100644)).unwrap();
@@ -218,9 +222,41 @@ fn journaled_data_ext3() {
     run_with(7, &["-J", "size=4"], 5, open_journaled);
 }
 
+/// The root directory has the attribute `j`, and so what is made in it.
+fn open_inheriting(store: Arc<dyn uml_ext4::BlockStore>) -> Ext4 {
+    let fs = open(store);
+    fs.set_data_journaling(ROOT_INO, true).unwrap();
+    fs
+}
+
+#[test]
+fn some_files_journaled_4k() {
+    run_with(0, &["-J", "size=4"], 5, open_inheriting);
+}
+
+#[test]
+fn some_files_journaled_1k_inline() {
+    run_with(5, &["-b", "1024", "-J", "size=1"], 8, open_inheriting);
+}
+
+#[test]
+fn some_files_journaled_ext3() {
+    run_with(7, &["-J", "size=4"], 5, open_inheriting);
+}
+
 /// What `data=journal` adds: a write that fits a transaction is there as a whole or not at all.
 #[test]
 fn journaled_overwrites_are_atomic() {
+    overwrites_are_atomic(open_journaled, false);
+}
+
+/// The same for one file with the attribute `j`; without it again, nothing old comes back out of the log.
+#[test]
+fn overwrites_of_a_journaled_file_are_atomic() {
+    overwrites_are_atomic(open, true);
+}
+
+fn overwrites_are_atomic(open: fn(Arc<dyn uml_ext4::BlockStore>) -> Ext4, attribute: bool) {
     if !have_tools() {
         return;
     }
@@ -229,8 +265,11 @@ fn journaled_overwrites_are_atomic() {
         let args: Vec<&str> = args.iter().chain(&["-J", "size=4"]).copied().collect();
         let blank = std::fs::read(mkfs(tmp.path(), name, &args, 16, None)).unwrap();
         let rec = Recorder::new(blank.clone());
-        let fs = open_journaled(rec.clone());
+        let fs = open(rec.clone());
         let f = fs.create(ROOT_INO, b"f", &NewInode::new(0o100644, 0, 0)).unwrap();
+        if attribute {
+            fs.set_data_journaling(f, true).unwrap();
+        }
         let version = |k: usize| vec![k as u8; 20_000];
         for k in 0..12 {
             fs.write(f, 300, &version(k), false).unwrap();
@@ -242,6 +281,15 @@ fn journaled_overwrites_are_atomic() {
                 same(&read_all(&fs, f)[300..], &version(k), name);
             }
         }
+        let atomic = rec.log().len();
+        if attribute {
+            fs.set_data_journaling(f, false).unwrap();
+            fs.write(f, 300, &version(12), false).unwrap();
+            fs.fsync(f).unwrap();
+            rec.mark(12);
+            let g = fs.create(ROOT_INO, b"g", &NewInode::new(0o100644, 0, 0)).unwrap();
+            fs.fsync(g).unwrap();
+        }
         drop(fs);
         let log = rec.log();
         let first = log.iter().position(|e| matches!(e, Event::Mark(0))).unwrap();
@@ -249,6 +297,10 @@ fn journaled_overwrites_are_atomic() {
             for (image, mark) in [cut(&blank, &log, n), cut_reordered(&blank, &log, n, n as u64)] {
                 let fs = open_ro(Arc::new(MemStore::new(image)));
                 let data = read_all(&fs, resolve(&fs, "f"));
+                if n > atomic && mark < 12 {
+                    // Being overwritten in place.
+                    continue;
+                }
                 let k = usize::from(data[300]);
                 assert!(k == mark || k == mark + 1, "{name}, event {n}: {k} after {mark}");
                 same(&data[300..], &version(k), &format!("{name}, event {n}: parts of two writes"));

@@ -12,6 +12,7 @@ mod dir;
 mod file;
 mod gate;
 mod handle;
+mod heart;
 mod inode;
 mod ioctl;
 mod options;
@@ -20,13 +21,14 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Mutex, Rank, pr_err, pr_info};
+use uml_base::{Events, Mutex, Rank, WaitQueue, pr_err, pr_info};
 use uml_core::kernel::Kernel;
 use uml_core::registry::{BlockDevice, BlockHolder};
-use uml_core::task::Task;
+use uml_core::task::{Task, WaitKind};
 use uml_core::vfs::handle::Export;
 use uml_core::vfs::{Dev, FsType, Inode, StatFs, SuperBlock};
 use uml_ext4::{ErrorPolicy, Ext4, ROOT_INO};
@@ -34,12 +36,16 @@ use uml_pagecache::{CachedFile, Pool, Volume, VolumeOps};
 
 use crate::disk::{self, Disk, device_number};
 use gate::Gate;
+use heart::Heart;
 pub use inode::Ext4Inode;
 use inode::Stamps;
 use options::DataMode;
 
 /// EXT4_SUPER_MAGIC.
 pub const MAGIC: u64 = 0xef53;
+
+/// Bit of the superblock's default mount options (`tune2fs -o bsdgroups`).
+const DEFAULT_BSD_GROUPS: u32 = 0x2;
 
 /// What the inodes of one filesystem share.
 pub(crate) struct Shared {
@@ -60,7 +66,10 @@ pub(crate) struct Shared {
     pub sync_writes: AtomicBool,
     /// ACLs are offered (mount option `noacl` off).
     pub acls: AtomicBool,
+    /// New files have the group of their directory (mount option `grpid`).
+    pub bsd_groups: AtomicBool,
     no_delay: AtomicBool,
+    heart: Heart,
     volume: OnceLock<Arc<Volume>>,
     on_unmount: OnceLock<Box<dyn Fn() + Send + Sync>>,
     me: Mutex<Weak<Ext4Fs>>,
@@ -177,6 +186,24 @@ impl BlockHolder for Shared {
     }
 }
 
+/// Waits `time` to see whether another machine uses a device; false when a signal to `task` ended that.
+fn look_out(task: Option<Arc<Task>>, kernel: Option<Arc<Kernel>>, time: Duration) -> bool {
+    match (task, kernel) {
+        (Some(task), _) => {
+            let deadline = uml_base::clock::now().checked_add(time);
+            let never = WaitQueue::shared();
+            let kind = WaitKind::Interruptible;
+            task.wait(&never, Events::ALL, kind, deadline, "ext4_mmp", || None::<()>).is_ok()
+        }
+        // A remount, and the task that mounted it is gone.
+        (None, Some(k)) => {
+            k.blocking(&mut || std::thread::sleep(time));
+            true
+        }
+        (None, None) => false,
+    }
+}
+
 /// A mounted filesystem.
 pub struct Ext4Fs {
     shared: Arc<Shared>,
@@ -184,17 +211,30 @@ pub struct Ext4Fs {
 }
 
 impl Ext4Fs {
-    /// Mounts `device` with the option text `data`. With `errors=panic` damage ends `kernel`'s machine.
+    /// Mounts `device` with the option text `data`. With `errors=panic` damage ends `kernel`'s machine. `task` waits where
+    /// multi-mount protection has to look whether others have it.
     pub fn open(
         device: Arc<dyn BlockDevice>,
         read_only: bool,
         data: &[u8],
         pool: &Arc<Pool>,
         kernel: Weak<Kernel>,
+        task: Option<&Task>,
     ) -> Result<Arc<Ext4Fs>> {
         let name = device.name();
         let o = options::parse(data)?;
         let mut opts = o.engine;
+        opts.device = name.clone().into_bytes();
+        if let Some(t) = task {
+            opts.node = t.ns().uts.hostname.lock().clone();
+            let me = t.kernel().tree.read().task(t.tid).map(|t| Arc::downgrade(&t));
+            let (me, machine) = (me.unwrap_or_default(), kernel.clone());
+            let who = name.clone();
+            opts.wait = Arc::new(move |time| {
+                pr_info!("EXT4-fs ({who}): watching the MMP block for {} s", time.as_secs());
+                look_out(me.upgrade(), machine.upgrade(), time)
+            });
+        }
         // One clock for all times, so that they are in order.
         let stamps = Arc::new(Stamps::default());
         let clock = stamps.clone();
@@ -206,7 +246,13 @@ impl Ext4Fs {
         opts.dirty_bytes = (limit / 8).clamp(4 << 20, 32 << 20);
         let who = name.clone();
         opts.on_error = Some(Arc::new(move |e| {
-            pr_err!("EXT4-fs error (device {who}): {e:?}");
+            let place = match (e.ino, e.block) {
+                (0, 0) => String::new(),
+                (0, b) => format!(" (block {b})"),
+                (i, 0) => format!(" (inode {i})"),
+                (i, b) => format!(" (inode {i}, block {b})"),
+            };
+            pr_err!("EXT4-fs error (device {who}): {}{place}: {}", e.what, e.errno);
             if e.policy == ErrorPolicy::Panic
                 && let Some(k) = kernel.upgrade()
             {
@@ -219,6 +265,7 @@ impl Ext4Fs {
             e.errno()
         })?;
         let info = engine.info();
+        let defaults = info.default_mount_opts;
         let shared = Arc::new(Shared {
             engine,
             dev,
@@ -232,7 +279,9 @@ impl Ext4Fs {
             stamps,
             sync_writes: AtomicBool::new(o.sync),
             acls: AtomicBool::new(!o.no_acl),
+            bsd_groups: AtomicBool::new(o.bsd_groups.unwrap_or(defaults & DEFAULT_BSD_GROUPS != 0)),
             no_delay: AtomicBool::new(o.no_delay),
+            heart: Heart::default(),
             volume: OnceLock::new(),
             on_unmount: OnceLock::new(),
             me: Mutex::new(Rank::LEAF, Weak::new()),
@@ -244,6 +293,7 @@ impl Ext4Fs {
         let fs = Arc::new(Ext4Fs { shared: shared.clone(), shown: o.shown });
         *shared.me.lock() = Arc::downgrade(&fs);
         shared.get(ROOT_INO)?;
+        Heart::start(&shared);
         let mode = if shared.engine.is_read_only() { "ro" } else { "r/w" };
         pr_info!("EXT4-fs ({name}): mounted filesystem {mode}.");
         Ok(fs)
@@ -300,6 +350,9 @@ impl SuperBlock for Ext4Fs {
         self.shared.sync_writes.store(o.sync, Ordering::Relaxed);
         self.shared.no_delay.store(o.no_delay, Ordering::Relaxed);
         self.shared.acls.store(!o.no_acl, Ordering::Relaxed);
+        if let Some(b) = o.bsd_groups {
+            self.shared.bsd_groups.store(b, Ordering::Relaxed);
+        }
         if let Some(p) = o.engine.errors {
             self.shared.engine.set_error_policy(p);
         }
@@ -307,12 +360,22 @@ impl SuperBlock for Ext4Fs {
         match (read_only, e.is_read_only()) {
             (true, false) => {
                 self.shared.sync()?;
-                e.remount_read_only()
+                self.shared.heart.stop();
+                let r = e.remount_read_only();
+                if r.is_err() {
+                    Heart::start(&self.shared);
+                }
+                r
             }
-            (false, true) => e.remount_writable().map_err(|err| {
-                pr_err!("EXT4-fs: cannot remount read-write: {err}");
-                err.errno()
-            }),
+            (false, true) => {
+                self.shared.heart.stop();
+                e.remount_writable().map_err(|err| {
+                    pr_err!("EXT4-fs: cannot remount read-write: {err}");
+                    err.errno()
+                })?;
+                Heart::start(&self.shared);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -335,6 +398,7 @@ impl SuperBlock for Ext4Fs {
             let _ = self.shared.thaw();
         }
         self.shared.volume().stop();
+        self.shared.heart.stop();
         if let Err(e) = self.sync().and_then(|()| self.shared.engine.unmount()) {
             pr_err!("EXT4-fs: unmount failed, the journal will be replayed at the next mount: {e}");
         }
@@ -394,7 +458,8 @@ impl FsType for Ext4Type {
             }
             return Ok(fs);
         }
-        let fs = Ext4Fs::open(device, read_only, data, &self.pool, Arc::downgrade(&kernel))?;
+        let fs =
+            Ext4Fs::open(device, read_only, data, &self.pool, Arc::downgrade(&kernel), Some(task))?;
         let fits = match self.name {
             "ext2" => fs.shared.kind == "ext2",
             "ext3" => fs.shared.kind != "ext4",

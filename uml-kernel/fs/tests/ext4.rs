@@ -56,6 +56,7 @@ fn open_on(image: Arc<Image>, ro: bool) -> Arc<Ext4Fs> {
         b"errors=remount-ro",
         &uml_pagecache::Pool::new(64 << 20),
         std::sync::Weak::new(),
+        None,
     )
     .unwrap()
 }

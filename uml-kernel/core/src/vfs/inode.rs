@@ -324,6 +324,11 @@ pub trait Inode: Any + Send + Sync {
         true
     }
 
+    /// What is created in this directory has its group, and no set-group-ID bit of its own making (mount option `grpid`).
+    fn gives_group(&self) -> bool {
+        false
+    }
+
     fn caching(&self) -> Caching {
         Caching::Trusted
     }

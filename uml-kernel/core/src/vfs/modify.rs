@@ -37,7 +37,9 @@ pub fn new_node(
     } else {
         node.mode = 0o777;
     }
-    if d.mode & libc::S_ISGID != 0 {
+    if dir.inode.gives_group() {
+        node.gid = d.gid;
+    } else if d.mode & libc::S_ISGID != 0 {
         node.gid = d.gid;
         match node.kind {
             NodeKind::Directory => node.mode |= libc::S_ISGID,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
@@ -48,6 +48,8 @@ pub struct Disk {
     no_discard: AtomicBool,
     partitions: Mutex<Vec<Partition>>,
     kernel: Weak<Kernel>,
+    /// What the host's last failure was, as an errno; 0 after a success of a flush.
+    trouble: AtomicI32,
     /// Serialises changes of parts of sectors through the device node.
     pub(super) partial: std::sync::Mutex<()>,
 }
@@ -104,6 +106,7 @@ impl Disk {
             set_read_only: AtomicBool::new(false),
             partitions: Mutex::new(Rank::DEVICE, Vec::new()),
             kernel,
+            trouble: AtomicI32::new(0),
             partial: std::sync::Mutex::new(()),
         });
         disk.rescan();
@@ -164,8 +167,20 @@ impl Disk {
         }
         match result {
             Some(Ok(v)) => Ok(v),
-            Some(Err(e)) => Err(map_error(&e)),
+            Some(Err(e)) => {
+                self.note_trouble(&e);
+                Err(map_error(&e))
+            }
             None => Err(EIO),
+        }
+    }
+
+    /// Says why the host failed: the guest learns no more than EIO. Once until a flush succeeds, or the reason changes.
+    fn note_trouble(&self, e: &io::Error) {
+        let number = e.raw_os_error().unwrap_or(-1);
+        if map_error(e) != EOPNOTSUPP && self.trouble.swap(number, Ordering::Relaxed) != number {
+            let file = self.spec.file.as_deref().unwrap_or_default();
+            pr_err!("ubd{}: the host fails on \"{file}\": {e}", letter(self.spec.unit));
         }
     }
 
@@ -205,7 +220,10 @@ impl Disk {
         };
         r.map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => EAGAIN,
-            _ => map_error(&e),
+            _ => {
+                self.note_trouble(&e);
+                map_error(&e)
+            }
         })
     }
 
@@ -226,7 +244,9 @@ impl Disk {
         self.host(|| match &self.backend {
             Backend::Plain(f) => f.sync_data(),
             Backend::Cow(i) => i.flush(),
-        })
+        })?;
+        self.trouble.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Discard is offered.

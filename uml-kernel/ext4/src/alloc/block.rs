@@ -257,7 +257,7 @@ impl Txn<'_> {
     pub(crate) fn free_data(&mut self, inode: &mut Inode, start: u64, len: u64) -> Result<()> {
         self.check_range(inode.ino, start, len)?;
         self.free_run(start, len)?;
-        if self.core().journal_data {
+        if self.core().journals(inode) {
             self.forget_contents(start, len);
         }
         inode.sectors = inode.sectors.saturating_sub(len.saturating_mul(self.lay().sectors()));

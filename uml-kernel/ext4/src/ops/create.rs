@@ -97,8 +97,6 @@ fn make(tx: &mut Txn<'_>, parent: &Inode, new: &NewInode) -> Result<Inode> {
             i.flags &= flags::NODUMP | flags::NOATIME;
         }
     }
-    // Data journalling per file is not implemented, so it is not claimed.
-    i.flags &= !flags::JOURNAL_DATA;
     if parent.has(flags::PROJINHERIT) {
         i.projid = parent.projid;
     }

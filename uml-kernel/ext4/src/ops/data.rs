@@ -90,7 +90,7 @@ impl Ext4 {
                 list.push(m);
             }
             let mut newer = Vec::new();
-            if v.core.journal_data {
+            if v.core.journals(&inode) {
                 for m in list.iter().filter(|m| !m.unwritten) {
                     let run = m.physical.map_or(0..0, |p| p..p + m.len);
                     newer.extend(run.filter_map(|nr| v.st.dirty.get(&nr).map(|b| (nr, b.clone()))));

@@ -64,6 +64,25 @@ impl Ext4 {
         })
     }
 
+    /// Sets or clears the attribute `j` (chattr(1)): whether the file's contents
+    /// go through the journal. Nothing happens without a journal, as on Linux.
+    pub fn set_data_journaling(&self, ino: u32, on: bool) -> Result<()> {
+        if self.core.lay.journal_inum == 0 {
+            return Ok(());
+        }
+        let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
+        if !on {
+            // What is written in place from now on must not be overwritten by a replay of what the log holds.
+            self.checkpoint()?;
+        }
+        self.transact(true, |tx| {
+            let mut i = Inode::live(tx, ino)?;
+            i.flags = i.flags & !flags::JOURNAL_DATA | if on { flags::JOURNAL_DATA } else { 0 };
+            i.ctime = tx.now;
+            tx.put_inode(&i)
+        })
+    }
+
     /// truncate(2): sets the size, freeing blocks past it; new bytes are
     /// zeros. `EISDIR`, `EINVAL`, `EFBIG`.
     pub fn truncate(&self, ino: u32, size: u64) -> Result<()> {

@@ -78,23 +78,23 @@ impl Ext4 {
         if self.core.errors.is_read_only() {
             return Err(uml_abi::errno::EROFS);
         }
-        if self.core.journal_data {
-            return self.write_journaled(ino, off, data, use_reserved, stamp);
-        }
-        {
+        if !self.core.journal_data {
             let _data = self.inode_lock(ino).read().unwrap_or_else(|e| e.into_inner());
             if self.overwrite(ino, off, data)? {
                 return Ok(());
             }
         }
         let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
+        if self.view(|v| Ok(v.core.journals(&writable(v, ino)?)))? {
+            return self.write_journaled(ino, off, data, use_reserved, stamp);
+        }
         in_chunks(off, data, CHUNK, |pos, part| {
             self.write_part(ino, pos, part, use_reserved, stamp)
         })
     }
 
-    /// Writes through the journal (`data=journal`): each chunk with its
-    /// metadata in one transaction, of which it may take a part only.
+    /// Writes through the journal: each chunk with its metadata in one
+    /// transaction, of which it may take a part only. The inode's lock is held.
     fn write_journaled(
         &self,
         ino: u32,
@@ -103,7 +103,6 @@ impl Ext4 {
         use_reserved: bool,
         stamp: bool,
     ) -> Result<()> {
-        let _data = self.inode_lock(ino).write().unwrap_or_else(|e| e.into_inner());
         let chunk = CHUNK.min((self.max_running / 4).max(1) << self.core.lay.block_bits);
         in_chunks(off, data, chunk, |pos, part| {
             self.transact(use_reserved, |tx| write_through(tx, ino, pos, part, stamp))
@@ -173,7 +172,7 @@ impl Ext4 {
         let end = off + data.len() as u64;
         let pieces = self.view(|v| {
             let inode = writable(v, ino)?;
-            if end > inode.size || inode.has(flags::INLINE_DATA) {
+            if end > inode.size || inode.has(flags::INLINE_DATA) || v.core.journals(&inode) {
                 return Ok(None);
             }
             let (mut at, last) = (off >> bits, end.div_ceil(1 << bits));
@@ -245,15 +244,15 @@ fn write_through(tx: &mut Txn<'_>, ino: u32, off: u64, data: &[u8], stamp: bool)
         zero_bytes(tx, &inode, inode.size, off.min(edge << bits))?;
     }
     for p in &allocate(tx, &mut inode, from, to)? {
-        put_in(tx, p, off, data)?;
+        put_in(tx, &inode, p, off, data)?;
     }
     inode.size = inode.size.max(end);
     finish(tx, &mut inode, stamp)
 }
 
-/// As [`put`], but with `data=journal` as a part of the transaction.
-fn put_in(tx: &mut Txn<'_>, p: &Piece, off: u64, data: &[u8]) -> Result<()> {
-    if !tx.core().journal_data {
+/// As [`put`], but a part of the transaction for a file whose contents are.
+fn put_in(tx: &mut Txn<'_>, inode: &Inode, p: &Piece, off: u64, data: &[u8]) -> Result<()> {
+    if !tx.core().journals(inode) {
         return put(tx.core(), p, off, data);
     }
     let bs = u64::from(tx.lay().block_size);
@@ -343,7 +342,7 @@ pub(crate) fn zero_bytes(tx: &mut Txn<'_>, inode: &Inode, from: u64, to: u64) ->
     let Some(p) = m.physical.filter(|_| !m.unwritten) else { return Ok(()) };
     let base = lblk << lay.block_bits;
     let range = (from - base) as usize..(to - base) as usize;
-    if tx.core().journal_data {
+    if tx.core().journals(inode) {
         tx.contents(p, true)?[range].fill(0);
         return Ok(());
     }
@@ -453,7 +452,7 @@ fn write_inline_file(tx: &mut Txn<'_>, ino: u32, off: u64, data: &[u8], stamp: b
             leave_inline(tx, &mut inode)?;
         }
         for p in &allocate(tx, &mut inode, off >> bits, end.div_ceil(1 << bits))? {
-            put_in(tx, p, off, data)?;
+            put_in(tx, &inode, p, off, data)?;
         }
         inode.size = inode.size.max(end);
     }
@@ -519,7 +518,7 @@ pub(crate) fn leave_inline(tx: &mut Txn<'_>, inode: &mut Inode) -> Result<()> {
     drop_inline(tx, inode)?;
     if !all.is_empty() {
         for p in allocate(tx, inode, 0, 1)? {
-            put_in(tx, &p, 0, &all)?;
+            put_in(tx, inode, &p, 0, &all)?;
         }
     }
     Ok(())

@@ -457,6 +457,10 @@ impl Inode for Ext4Inode {
         self.acls().map_or(true, |a| a.default.is_none())
     }
 
+    fn gives_group(&self) -> bool {
+        self.shared.bsd_groups.load(Ordering::Relaxed)
+    }
+
     fn file_type(&self) -> u32 {
         self.file_type
     }

@@ -219,15 +219,27 @@ fn set_flags(inode: &Arc<Ext4Inode>, task: &Task, file: &File, want: u32) -> Res
     file.path.mnt.want_write()?;
     let old = visible(inode.attr()?.flags);
     let changed = old ^ want;
-    if changed & !flags::USER_MODIFIABLE != 0 {
+    let journaling = changed & flags::JOURNAL_DATA != 0;
+    if changed & !(flags::USER_MODIFIABLE | flags::JOURNAL_DATA) != 0 {
         return Err(EOPNOTSUPP);
     }
     if changed & (flags::IMMUTABLE | flags::APPEND) != 0 {
         task.require(Cap::LinuxImmutable)?;
     }
+    if journaling {
+        task.require(Cap::SysResource)?;
+    }
     let _running = inode.shared.gate.change();
     let set = SetAttr { flags: Some(want), ..SetAttr::default() };
     inode.shared.engine.setattr(inode.ino, &set)?;
+    if journaling {
+        let _one = inode.write_lock.lock();
+        if inode.file_type == libc::S_IFREG {
+            // What was written so far is written the old way.
+            inode.data()?.write_back_all()?;
+        }
+        inode.shared.engine.set_data_journaling(inode.ino, want & flags::JOURNAL_DATA != 0)?;
+    }
     inode.changed();
     Ok(0)
 }

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub no_delay: bool,
     /// `noacl`.
     pub no_acl: bool,
+    /// `grpid` and its other names, when one was given.
+    pub bsd_groups: Option<bool>,
     /// `sync`.
     pub sync: bool,
     pub shown: String,
@@ -100,13 +102,20 @@ pub(crate) fn parse(data: &[u8]) -> Result<Options> {
                 o.no_delay = true;
                 true
             }
+            ("grpid" | "bsdgroups", "") => {
+                o.bsd_groups = Some(true);
+                true
+            }
+            ("nogrpid" | "sysvgroups", "") => {
+                o.bsd_groups = Some(false);
+                true
+            }
             // What is so anyway.
             (
-                "user_xattr" | "block_validity" | "grpid" | "nogrpid" | "bsdgroups" | "sysvgroups"
-                | "lazytime" | "nolazytime" | "auto_da_alloc" | "noauto_da_alloc" | "i_version"
-                | "init_itable" | "noinit_itable" | "noquota",
+                "user_xattr" | "block_validity" | "lazytime" | "nolazytime" | "auto_da_alloc"
+                | "noauto_da_alloc" | "i_version" | "init_itable" | "noinit_itable" | "noquota",
                 "",
-            ) => !matches!(key, "grpid" | "bsdgroups"),
+            ) => true,
             ("stripe" | "inode_readahead_blks" | "max_batch_time" | "min_batch_time", v) => {
                 v.parse::<u64>().is_ok()
             }
