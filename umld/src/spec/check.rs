@@ -122,6 +122,9 @@ pub fn check(l: &Loaded) -> Result {
             return Err(l.complain("vm.platform", "only the built-in kernel has platforms"));
         }
     }
+    if let Some(d) = vm.vm.hostfs.as_ref().filter(|d| !d.is_dir()) {
+        return Err(l.complain("vm.hostfs", &format!("{} is not a directory", d.display())));
+    }
     disks(l)?;
     super::net::check(l)?;
     consoles(l)?;
@@ -223,8 +226,17 @@ fn boot(l: &Loaded) -> Result {
         super::cmdline::Root::Disk(dev) => {
             let unit = dev.strip_prefix("/dev/").unwrap_or(dev);
             let base = unit.get(..4).and_then(disk_unit);
-            let numeric = unit.contains(':') || base.is_none();
-            if !numeric && !disk_units(&l.vm).iter().any(|(u, _)| Some(*u) == base) {
+            if unit.starts_with("ubd") && base.is_none() {
+                let text = format!("no such disk \"{dev}\"; expected /dev/ubda to /dev/ubdp");
+                return Err(l.complain("boot.root", &text));
+            }
+            if !dev.starts_with("/dev/") && base.is_none() && !names_device(dev) {
+                let text = format!(
+                    "\"{dev}\" is no root; expected /dev/ubda, \"host\", or the absolute path of a directory"
+                );
+                return Err(l.complain("boot.root", &text));
+            }
+            if base.is_some() && !disk_units(&l.vm).iter().any(|(u, _)| Some(*u) == base) {
                 let text = format!("root is {dev}, but there is no [[disk]] with that id");
                 return Err(l.complain("boot.root", &text));
             }
@@ -237,6 +249,10 @@ fn boot(l: &Loaded) -> Result {
         }
     }
     let on_host = matches!(root, super::cmdline::Root::Host(_));
+    if on_host && l.vm.vm.hostfs.as_ref().is_some_and(|d| d != Path::new("/")) {
+        let m = "it would confine the root, which is a directory of the host, too; it is for roots on disks";
+        return Err(l.complain("vm.hostfs", m));
+    }
     if b.overlay == Some(true) && !l.vm.vm.is_built_in() {
         return Err(l.complain("boot.overlay", "only the built-in kernel has this overlay"));
     }
@@ -250,12 +266,23 @@ fn boot(l: &Loaded) -> Result {
     if b.command.as_ref().is_some_and(Vec::is_empty) {
         return Err(l.complain("boot.command", "expected a program and its arguments"));
     }
+    if b.init.as_ref().is_some_and(|i| !i.starts_with('/')) {
+        return Err(l.complain("boot.init", "expected an absolute path in the guest"));
+    }
     if let Some(i) = &b.initrd
         && !i.is_file()
     {
         return Err(l.complain("boot.initrd", &format!("there is no file {}", i.display())));
     }
     Ok(())
+}
+
+/// What else `root=` of the kernel takes: numbers, and `UUID=` and the like.
+fn names_device(dev: &str) -> bool {
+    let number = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_hexdigit());
+    dev.split_once(':').is_some_and(|(a, b)| number(a) && number(b))
+        || number(dev)
+        || ["UUID=", "PARTUUID=", "LABEL=", "PARTLABEL="].iter().any(|p| dev.starts_with(p))
 }
 
 /// How an image is made whose place is where `umld image` puts them.
@@ -287,16 +314,32 @@ fn resources(l: &Loaded) -> Result {
             return Err(l.complain(&format!("resources.{key}"), "expected 1 to 10000"));
         }
     }
+    if r.tasks_max == Some(0) {
+        return Err(
+            l.complain("resources.tasks_max", "a machine has some tasks; expected 1 or more")
+        );
+    }
     if let Some(d) = &r.tmpdir
         && !d.is_dir()
     {
         let text = format!("{} is not a directory", d.display());
         return Err(l.complain("resources.tmpdir", &text));
     }
+    if r.tmpdir.is_some() && l.vm.vm.is_built_in() {
+        let text =
+            "the built-in kernel keeps the guest's memory in no directory; it is for other kernels";
+        return Err(l.complain("resources.tmpdir", text));
+    }
     Ok(())
 }
 
 fn service(l: &Loaded) -> Result {
+    if l.vm.service.watchdog.is_some_and(|t| t.0.is_zero()) {
+        return Err(l.complain(
+            "service.watchdog",
+            "no guest can be that quick; expected a time such as \"30s\"",
+        ));
+    }
     for (i, a) in l.vm.service.after.iter().enumerate() {
         name(a).map_err(|e| l.complain(&format!("service.after[{i}]"), &e))?;
         if *a == l.name {

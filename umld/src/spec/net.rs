@@ -39,6 +39,25 @@ const REQUIRED: [(&str, &[&str]); 7] = [
     ("switch", &["socket"]),
 ];
 
+/// Options of the router in mode `user`.
+const ROUTER: [&str; 12] = [
+    "net",
+    "gateway",
+    "dns",
+    "guest",
+    "net6",
+    "ipv6",
+    "loopback",
+    "restrict",
+    "dhcp",
+    "hostname",
+    "domain",
+    "nameserver",
+];
+
+/// Options of every vector interface (linux(1)).
+const COMMON: [&str; 8] = ["mtu", "depth", "headroom", "gro", "vec", "bpffile", "bpfflash", "ifup"];
+
 /// The mode of an interface.
 pub fn mode(n: &Net) -> &str {
     n.mode.as_deref().unwrap_or("user")
@@ -247,7 +266,18 @@ pub fn check(l: &Loaded) -> Result {
                 format!("\"{m}\": expected the address of a station, such as 02:00:00:00:00:01");
             return Err(l.complain(&at("mac"), &text));
         }
+        // Those of the other transports are the kernel's to know; it tells of what it does not.
         if mode(n) == "user" {
+            let known = [&ROUTER[..], &COMMON[..]].concat();
+            if let Some(k) = n.options.keys().find(|k| !known.contains(&k.as_str())) {
+                let near = nearest(k, &known);
+                let hint = near.map_or_else(
+                    || format!("; expected one of {}", known.join(", ")),
+                    |m| format!("; did you mean \"{m}\"?"),
+                );
+                let text = format!("mode \"user\" has no option \"{k}\"{hint}");
+                return Err(l.complain(&at(&format!("options.{k}")), &text));
+            }
             for (k, p) in n.ports.iter().enumerate() {
                 port(p).map_err(|e| l.complain(&format!("net[{i}].ports[{k}]"), &e))?;
             }

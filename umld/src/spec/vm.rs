@@ -73,7 +73,8 @@ pub struct Vm {
     /// How guest programs run, with the built-in kernel: `notify`, `trap` or `ptrace`. Default: the best that works.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Host directory below which hostfs mounts of the guest are confined. Default: the kernel's (`/`).
+    /// Host directory below which hostfs mounts of the guest are confined; for machines whose root is a disk. Default: the
+    /// kernel's (`/`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostfs: Option<PathBuf>,
 }
@@ -278,7 +279,8 @@ pub struct Resources {
     /// NUMA node whose CPUs it runs on. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa: Option<u32>,
-    /// Directory for the guest's memory, best on a tmpfs. Default: the kernel's (TMPDIR, else /dev/shm).
+    /// Directory for the guest's memory, best on a tmpfs, for kernels that keep it in a file; the built-in one does not.
+    /// Default: the kernel's (TMPDIR, else /dev/shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpdir: Option<PathBuf>,
 }
@@ -303,7 +305,7 @@ pub struct Service {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autostart: Option<bool>,
     /// Start it again when it ends without being asked to: `no`, `on-failure` (a status other than 0, a signal, a panic),
-    /// `always`. Default: `no`.
+    /// `always`. Default: `no`; for systemd's uml@.service, which starts again what failed, too, the default is that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
     /// Time before a restart; doubled for each one in a row. Default: `1s`.
