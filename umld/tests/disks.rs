@@ -59,11 +59,19 @@ fn snapshots_bring_back_what_was() {
     assert_eq!(read(&w, "d", "/state"), "2");
     w.run(&["restore", "d", "third"]).fails(4);
     assert!(w.run(&["merge", "d"]).fails(5).contains("snapshots"));
+    // As it is left by a deletion that was killed, and by a removal.
+    for left in ["d/snapshots/.first.removed/disk0.cow", ".removed.old.2147483647/vm.toml"] {
+        let left = w.path(".uml/.umld").join(left);
+        std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+        std::fs::write(left, "").unwrap();
+    }
     w.run(&["snapshot", "d", "--delete", "first"]).ok();
     w.run(&["snapshot", "d", "--delete", "second"]).ok();
     w.run(&["merge", "d"]).ok();
     assert_eq!(read(&w, "d", "/state"), "2");
     assert_eq!(read(&w, "d", "/etc/motd"), "welcome\n");
+    w.run(&["rm", "d"]).ok();
+    assert!(!w.path(".uml/.umld/.removed.old.2147483647").exists());
 }
 
 #[test]

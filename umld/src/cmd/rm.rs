@@ -10,10 +10,27 @@ use crate::failure::{Context, Failure, Result, code};
 use crate::instance;
 use crate::process::Process;
 use crate::spec::vm::StopTimes;
-use crate::state::{Event, now};
+use crate::state::{Event, Store, now, process_started};
+
+/// Directories that are being removed begin with this; the pid of who does it is their end.
+const GRAVE: &str = ".removed.";
+
+/// Removes what others left that were killed at it.
+fn sweep(store: &Store) {
+    for e in std::fs::read_dir(&store.base).into_iter().flatten().flatten() {
+        let name = e.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|n| n.strip_prefix(GRAVE)?.rsplit_once('.')?.1.parse::<i32>().ok());
+        if pid.is_some_and(|p| process_started(p).is_none()) {
+            let _ = std::fs::remove_dir_all(e.path());
+        }
+    }
+}
 
 /// Forgets each.
 pub fn run(a: &Rm) -> Result<u8> {
+    sweep(&Store::open()?);
     super::each(&a.names, |store, name| {
         let i = instance::find(store, name)?;
         super::nobody_needs(store, &i.dir)?;
@@ -42,7 +59,7 @@ pub fn run(a: &Rm) -> Result<u8> {
             return std::fs::remove_dir_all(&left).at("cannot remove", &left);
         }
         let down = take_down(store, name, "removed").map_err(|mut e| {
-            if e.code == code::BUSY {
+            if e.code == code::BUSY && e.text.contains("stop it") {
                 e.text += ", or use --force";
             }
             e
@@ -50,7 +67,7 @@ pub fn run(a: &Rm) -> Result<u8> {
         let dir = &down.instance.dir;
         crate::resources::clean_up(&down.instance.status.resources);
         // Out of sight in one step: a crash half-way leaves rubbish, not half an instance.
-        let grave = store.base.join(format!(".removed.{name}.{}", std::process::id()));
+        let grave = store.base.join(format!("{GRAVE}{name}.{}", std::process::id()));
         std::fs::rename(&dir.path, &grave).at("cannot remove", &dir.path)?;
         store.event(&Event {
             time: now(),

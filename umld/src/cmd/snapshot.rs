@@ -66,6 +66,8 @@ pub fn run(a: &Snapshot) -> Result<u8> {
             return Err(no_such(&a.name, tag));
         }
         let grave = directory(&down.instance.dir).join(format!(".{tag}.removed"));
+        // Of one that was killed at it.
+        let _ = std::fs::remove_dir_all(&grave);
         std::fs::rename(&path, &grave).at("cannot remove", &path)?;
         std::fs::remove_dir_all(&grave).at("cannot remove", &grave)?;
         return Ok(0);
