@@ -50,12 +50,16 @@ fn logins(fs: &DiskFs) -> Result {
     let unit = ["/lib/systemd/system", "/usr/lib/systemd/system"]
         .into_iter()
         .find(|d| fs.exists(&format!("{d}/console-getty.service")));
+    // One on a terminal is enough: the second would hang up the first.
+    let there = "/etc/systemd/system/getty.target.wants/getty@tty0.service";
     if let Some(dir) = unit {
         fs.mkdir_all("/etc/systemd/system/getty.target.wants")?;
-        fs.symlink(
-            "/etc/systemd/system/getty.target.wants/console-getty.service",
-            &format!("{dir}/console-getty.service"),
-        )?;
+        if !fs.exists(there) {
+            fs.symlink(
+                "/etc/systemd/system/getty.target.wants/console-getty.service",
+                &format!("{dir}/console-getty.service"),
+            )?;
+        }
         // The other consoles have nobody at the other end.
         fs.symlink("/etc/systemd/system/getty@tty1.service", "/dev/null")?;
         fs.symlink("/etc/systemd/system/serial-getty@ttyS63.service", "/dev/null")?;
