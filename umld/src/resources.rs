@@ -22,6 +22,11 @@ pub fn apply(name: &str, r: &Resources) -> Result<String> {
     if wanted.is_empty() {
         return Ok(how.join(", "));
     }
+    let (by_manager, wanted) = by_unit(wanted);
+    how.extend(by_manager);
+    if wanted.is_empty() {
+        return Ok(how.join(", "));
+    }
     match enter_cgroup(name, &wanted) {
         Ok((path, missing)) => {
             how.push(format!("cgroup {}", path.display()));
@@ -68,7 +73,7 @@ fn affinity(r: &Resources) -> Result {
     })
 }
 
-fn cgroup_values(r: &Resources) -> Vec<(&'static str, String)> {
+fn cgroup_values(r: &Resources) -> Limits {
     let mut v = Vec::new();
     if let Some(w) = r.cpu_weight {
         v.push(("cpu.weight", w.to_string()));
@@ -99,6 +104,70 @@ fn own_cgroup() -> std::result::Result<PathBuf, String> {
         }
     }
     Err("cgroup 2 is not mounted".into())
+}
+
+/// Limits by the control file that has them.
+type Limits = Vec<(&'static str, String)>;
+
+/// What of the limits the unit that this process is the main one of has already, in words, and the rest of them: the
+/// generator has made properties of the unit of them (systemd.resource-control(5)). A limit that the unit has, and the
+/// host's kernel has no file for, is told as not enforced; a leaf would not have one either.
+fn by_unit(wanted: Limits) -> (Option<String>, Limits) {
+    let is_main =
+        std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|p| p == std::process::id().to_string());
+    let own = own_cgroup().ok().filter(|_| is_main);
+    match own {
+        Some(dir) => set_in(&dir, wanted),
+        None => (None, wanted),
+    }
+}
+
+/// The property of a unit that sets a control file.
+fn property(file: &str) -> &'static str {
+    match file {
+        "cpu.weight" => "CPUWeight",
+        "cpu.max" => "CPUQuota",
+        "memory.max" => "MemoryMax",
+        "io.weight" => "IOWeight",
+        _ => "TasksMax",
+    }
+}
+
+/// The same for a unit's directory.
+fn set_in(dir: &Path, wanted: Limits) -> (Option<String>, Limits) {
+    let Some(unit) = dir.file_name().and_then(|n| n.to_str()).filter(|n| n.ends_with(".service"))
+    else {
+        return (None, wanted);
+    };
+    let (mut set, mut missing, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, value) in wanted {
+        let has = std::fs::read_to_string(dir.join(file));
+        // io.weight begins with a word, and memory is counted in pages.
+        let number = |t: &str| t.trim().trim_start_matches("default ").to_owned();
+        let same = |h: &str| match (h.parse::<u64>(), value.parse::<u64>()) {
+            (Ok(h), Ok(v)) if file == "memory.max" => h / 4096 == v / 4096,
+            _ => h == value,
+        };
+        match has {
+            Ok(h) if same(&number(&h)) => set.push(property(file)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && is_weight(file) => {
+                missing.push(format!("{file} (the host's kernel has none)"));
+            }
+            _ => rest.push((file, value)),
+        }
+    }
+    let mut how = Vec::new();
+    if !set.is_empty() {
+        how.push(format!("properties of {unit}: {}", set.join(" ")));
+    }
+    if !missing.is_empty() {
+        how.push(format!("not enforced: {}", missing.join(", ")));
+    }
+    ((!how.is_empty()).then(|| how.join(", ")), rest)
+}
+
+fn is_weight(file: &str) -> bool {
+    file.ends_with(".weight")
 }
 
 /// Moves this process into a leaf of its own below a delegated cgroup.
@@ -184,5 +253,61 @@ fn fall_back(r: &Resources, why: &str) -> Result<Vec<String>> {
 pub fn clean_up(how: &str) {
     if let Some(path) = how.split(", ").find_map(|p| p.strip_prefix("cgroup ")) {
         let _ = std::fs::remove_dir(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_a_unit_has_are_not_made_again() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("uml@x.service");
+        std::fs::create_dir(&dir).unwrap();
+        let wanted = |m: &str| -> Limits {
+            [
+                ("cpu.weight", "50"),
+                ("cpu.max", "50000 100000"),
+                ("memory.max", m),
+                ("io.weight", "20"),
+                ("pids.max", "60"),
+            ]
+            .map(|(f, v)| (f, v.to_owned()))
+            .into()
+        };
+        // A unit without limits of its own: all is ours to do.
+        for (file, text) in [
+            ("cpu.weight", "100"),
+            ("cpu.max", "max 100000"),
+            ("memory.max", "max"),
+            ("io.weight", "default 100"),
+            ("pids.max", "max"),
+        ] {
+            std::fs::write(dir.join(file), format!("{text}\n")).unwrap();
+        }
+        let all = wanted("1000000");
+        assert_eq!(set_in(&dir, all.clone()), (None, all));
+        // Those of the generator; the kernel has rounded the memory down, and has no weights for the disk.
+        for (file, value) in wanted("999424") {
+            std::fs::write(dir.join(file), format!("{value}\n")).unwrap();
+        }
+        std::fs::write(dir.join("io.weight"), "default 20\n").unwrap();
+        let (how, rest) = set_in(&dir, wanted("1000000"));
+        let how = how.unwrap();
+        assert_eq!(
+            how,
+            "properties of uml@x.service: CPUWeight CPUQuota MemoryMax IOWeight TasksMax"
+        );
+        assert!(rest.is_empty());
+        std::fs::remove_file(dir.join("io.weight")).unwrap();
+        let (how, rest) = set_in(&dir, wanted("2000000"));
+        let how = how.unwrap();
+        assert!(how.ends_with("not enforced: io.weight (the host's kernel has none)"), "{how}");
+        assert_eq!(rest, [("memory.max", "2000000".to_owned())]);
+        // Not a unit of ours: a session, for instance.
+        let other = base.path().join("session-1.scope");
+        std::fs::rename(&dir, &other).unwrap();
+        assert_eq!(set_in(&other, wanted("1000000")).0, None);
     }
 }

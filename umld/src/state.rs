@@ -184,7 +184,7 @@ pub struct Event {
     pub time: f64,
     /// The instance.
     pub name: String,
-    /// `start`, `boot`, `login`, `ready`, `pause`, `resume`, `stop`, `exit`, `panic`, `restart`, `crash-loop`, `watchdog`,
+    /// `start`, `boot`, `reboot`, `login`, `ready`, `pause`, `resume`, `stop`, `exit`, `panic`, `restart`, `crash-loop`, `watchdog`,
     /// `adopt`, `message`, `create`, `remove`, `snapshot`, `restore`.
     pub event: String,
     /// More, for people.

@@ -311,6 +311,27 @@ fn restarts_wait_longer_each_time() {
     assert!(events.contains("crash-loop crash loop, given up: ended with status 3"), "{events}");
 }
 
+/// A guest that reboots stays the process it is; what it said before is of the past.
+#[test]
+fn a_reboot_is_told_and_begins_anew() {
+    let w = World::new();
+    w.machine(
+        "m",
+        "echo watchdog >/proc/mconsole; echo ready >/proc/mconsole; exec sleep 1000",
+        "[service]\nwatchdog = \"100s\"\n",
+    );
+    w.run(&["start", "m.toml", "--wait=ready"]).ok();
+    let ready = || w.status("m")["ready"].as_f64().unwrap_or(0.0);
+    let (first, pid) = (ready(), w.pid("m"));
+    // The door goes with the kernel it belongs to.
+    w.run(&["exec", "m", "--", "sh", "-c", "echo b >/proc/sysrq-trigger"]);
+    w.eventually("reboot", || times(&w, "m", "reboot").len() == 1);
+    w.eventually("readiness", || ready() > first);
+    assert_eq!((w.pid("m"), w.state("m")), (pid, "running".into()));
+    assert_eq!(w.run(&["exec", "m", "--", "echo", "again"]).ok(), "again\n");
+    w.run(&["stop", "m"]).ok();
+}
+
 #[test]
 fn an_orderly_end_is_not_restarted_on_failure() {
     let w = World::new();

@@ -10,6 +10,7 @@ use common::World;
 
 const INNER: &str = "[vm]\nmem = \"64M\"\nncpus = 1\n[boot]\ntimeout = \"110s\"\n\
     command = [\"sh\", \"-c\", \"echo ready >/proc/mconsole; exec sleep 100000\"]\n\
+    [resources]\nmemory_max = \"300M\"\ntasks_max = 60\ncpu_max = \"150%\"\ncpu_weight = 50\n\
     [service]\nautostart = true\n[stop]\ncad = \"0s\"\n";
 
 fn image() -> Option<PathBuf> {
@@ -102,6 +103,26 @@ fn machines_and_the_daemon_are_services() {
     assert!(journal.contains("boot: after"), "{journal}");
     let unit = sh(&w, "journalctl -u uml@inner -o cat --no-pager");
     assert_eq!(unit.matches("start: pid").count(), 1, "said twice:\n{unit}");
+
+    // Its limits are properties of the unit, which umld does not make again.
+    let limits =
+        [("MemoryMax", "314572800"), ("TasksMax", "60"), ("CPUQuotaPerSecUSec", "1.500000s")];
+    for (name, value) in limits.into_iter().chain([("CPUWeight", "50")]) {
+        assert_eq!(property(&w, "uml@inner", name), value, "{name}");
+    }
+    let status = sh(&w, "umld status inner");
+    assert!(
+        status.contains("properties of uml@inner.service: CPUQuota MemoryMax TasksMax"),
+        "{status}"
+    );
+    // The guest's kernel has no weights, and that is said.
+    assert!(status.contains("not enforced: cpu.weight"), "{status}");
+
+    // A reboot is no end of anything, and is told.
+    sh(&w, "umld exec inner -- sh -c 'echo b >/proc/sysrq-trigger'; true");
+    let told = || sh(&w, "journalctl --sync; journalctl UMID=inner -o cat --no-pager");
+    w.eventually("reboot", || told().contains("reboot"));
+    assert_eq!(property(&w, "uml@inner", "NRestarts"), "0");
 
     // A crash is started again.
     let pid = || sh(&w, "umld status --json inner | grep '\"pid\":' | tr -dc 0-9");

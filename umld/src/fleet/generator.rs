@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Result};
 use crate::spec::check::cpu_share;
+use crate::spec::vm::Restart;
 use crate::spec::{self, VmFile};
 
 /// That of the system, which tests move elsewhere.
@@ -89,6 +90,10 @@ fn properties(file: &Path, vm: &VmFile) -> String {
     // Longer than umld's own steps together, so that the manager never comes first.
     let stop = (s.cad + s.halt + s.term + s.kill).as_secs() + 10;
     t += &format!("TimeoutStopSec={stop}\nTimeoutStartSec={}\n", vm.boot.wait().1.as_secs() + 10);
+    // What is said of restarts is umld's to do; the unit has only to leave alone what is to stay down.
+    if vm.service.restart == Some(Restart::No) {
+        t += "Restart=no\n";
+    }
     if let Some(w) = r.cpu_weight {
         t += &format!("CPUWeight={w}\n");
     }

@@ -64,6 +64,15 @@ impl Holder {
         self.tell(Await::Boot);
     }
 
+    /// The kernel boots again, as the same process: what its guest said is of the past.
+    fn rebooted(&mut self) {
+        self.status.login = None;
+        self.status.ready = None;
+        self.watchdog_at = None;
+        self.record("reboot", "");
+        self.save();
+    }
+
     /// Whether the kernel's log shows when init is started; otherwise its readiness must do.
     pub(super) fn log_is_quiet(&self) -> bool {
         let words = self.vm.vm.cmdline.as_deref().unwrap_or_default();
@@ -76,6 +85,7 @@ impl Holder {
             let Ok(m) = Notification::decode(&buf[..n]) else { continue };
             let text = printable(&m.text());
             match m.kind {
+                NotificationKind::Socket if self.status.booted.is_some() => self.rebooted(),
                 NotificationKind::Socket if self.log_is_quiet() => self.booted(),
                 NotificationKind::Panic => {
                     self.record("panic", &text);
