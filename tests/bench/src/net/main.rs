@@ -4,12 +4,13 @@
 //! other end. TCP is measured by iperf3 with CUBIC on both ends, latency by ping. Small packets are those of iperf3's UDP mode, counted
 //! where they arrive.
 //!
-//! [`count`] does that, [`forward`] measures routers, [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
+//! [`count`] does that, [`forward`] measures routers, [`loss`] is a wire that loses packets, [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
 //! our kernel and in stock UML, [`measure`] reads what iperf3 and ping print. Needs root (or `unshare -r`, then without stock UML), iproute2, iperf3, ping.
 #![forbid(unsafe_code)]
 
 mod count;
 mod forward;
+mod loss;
 mod measure;
 mod place;
 mod wires;
@@ -27,7 +28,7 @@ usage: bench-net [OPTIONS]
 
 options:
   --places LIST   comma separated, of: native, ours, stock, stock-pinned (default: all)
-  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward (default: all)
+  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward, loss (default: all)
   --rounds N      rounds of each figure (default 3)
   --seconds N     length of a transfer (default 3; datagrams are counted from 2 on)
   --json FILE     where the figures go as JSON
@@ -85,6 +86,16 @@ fn options() -> Result<Option<Options>, String> {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((loss::RELAY, ends)) = words.split_first().map(|(a, b)| (a.as_str(), b)) {
+        return match loss::relay(ends) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                println!("{e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let o = match options() {
         Ok(Some(o)) => o,
         Ok(None) => {

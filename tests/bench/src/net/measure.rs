@@ -17,6 +17,8 @@ pub enum What {
     Ping,
     /// TCP through a router with that many filter rules.
     Forward(u32),
+    /// TCP where one of that many data packets is lost, with a round trip of a millisecond.
+    Loss(u32),
 }
 
 impl What {
@@ -30,12 +32,15 @@ impl What {
             What::Forward(0) => "forward",
             What::Forward(10) => "10 rules",
             What::Forward(_) => "1000 rules",
+            What::Loss(100) => "loss 1/100",
+            What::Loss(1000) => "loss 1/1000",
+            What::Loss(_) => "loss 1/10^4",
         }
     }
 
     pub fn unit(&self) -> &'static str {
         match self {
-            What::Send | What::Receive | What::Forward(_) => "Gbit/s",
+            What::Send | What::Receive | What::Forward(_) | What::Loss(_) => "Gbit/s",
             What::SmallSend | What::SmallReceive => "kpps",
             What::Ping => "us",
         }
@@ -55,7 +60,7 @@ impl What {
         let seconds = seconds.to_string();
         let mut w = vec!["iperf3", "-c", server, "-J", "-t", &seconds];
         match self {
-            What::Send | What::Forward(_) => w.extend(["-C", "cubic"]),
+            What::Send | What::Forward(_) | What::Loss(_) => w.extend(["-C", "cubic"]),
             What::Receive => w.extend(["-C", "cubic", "-R"]),
             What::SmallSend => w.extend(["-u", "-b", "0", "-l", "18"]),
             What::SmallReceive => w.extend(["-u", "-b", "0", "-l", "18", "-R"]),

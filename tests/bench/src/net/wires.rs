@@ -11,9 +11,9 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, Soc
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::count::{self, Here, Line};
-use crate::forward;
 use crate::measure::{self, What};
 use crate::place::{CLIENT, Kind, Place, SERVER};
+use crate::{forward, loss};
 
 /// One kind of connection.
 pub struct Wire {
@@ -28,7 +28,9 @@ pub struct Wire {
 const BOTH: &[What] = &[What::Send, What::Receive, What::SmallSend, What::SmallReceive, What::Ping];
 const ONE: &[What] = &[What::Send, What::SmallSend, What::Ping];
 const ROUTED: &[What] = &[What::Forward(0), What::Forward(10), What::Forward(1000)];
+const LOSSY: &[What] = &[What::Loss(10_000), What::Loss(1000), What::Loss(100)];
 const FORWARD: &str = "forward";
+const LOSS: &str = "loss";
 
 pub const WIRES: &[Wire] = &[
     Wire { name: "tap", measured: BOTH, two: false, ours: false },
@@ -39,6 +41,7 @@ pub const WIRES: &[Wire] = &[
     Wire { name: "bess", measured: ONE, two: true, ours: false },
     Wire { name: "user", measured: BOTH, two: false, ours: true },
     Wire { name: FORWARD, measured: ROUTED, two: false, ours: false },
+    Wire { name: LOSS, measured: LOSSY, two: false, ours: false },
 ];
 
 /// Runs `ip` with these words.
@@ -80,7 +83,7 @@ impl Wire {
     pub fn serves(&self, place: &Place) -> bool {
         match place.kind {
             // The host's own stack across a veth pair is the measure of the first wire, and so of all.
-            Kind::Native => ["tap", FORWARD].contains(&self.name),
+            Kind::Native => ["tap", FORWARD, LOSS].contains(&self.name),
             Kind::Ours => true,
             Kind::Stock { .. } => !self.ours,
         }
@@ -90,6 +93,9 @@ impl Wire {
     pub fn measure(&self, place: &Place, what: What, seconds: u32) -> Result<f64, String> {
         if let What::Forward(rules) = what {
             return forward::measure(place, what, rules, seconds);
+        }
+        if let What::Loss(one_of) = what {
+            return loss::measure(place, what, one_of, seconds);
         }
         if place.kind == Kind::Native {
             return native(what, seconds);
