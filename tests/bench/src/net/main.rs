@@ -28,7 +28,7 @@ usage: bench-net [OPTIONS]
 
 options:
   --places LIST   comma separated, of: native, ours, stock, stock-pinned (default: all)
-  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward, loss (default: all)
+  --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward, loss, sockets (default: all)
   --rounds N      rounds of each figure (default 3)
   --seconds N     length of a transfer (default 3; datagrams are counted from 2 on)
   --json FILE     where the figures go as JSON

@@ -19,7 +19,21 @@ pub enum What {
     Forward(u32),
     /// TCP where one of that many data packets is lost, with a round trip of a millisecond.
     Loss(u32),
+    /// [`What::Send`] beside ten thousand idle sockets, or as many in TIME_WAIT, as a share of it without them.
+    Beside(Idle),
 }
+
+/// What ten thousand sockets do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// They are connected.
+    Connected,
+    /// They are in TIME_WAIT.
+    Waiting,
+}
+
+/// Makes the sockets and runs a command.
+const BESIDE: &str = include_str!("beside.py");
 
 impl What {
     pub fn name(&self) -> &'static str {
@@ -35,6 +49,8 @@ impl What {
             What::Loss(100) => "loss 1/100",
             What::Loss(1000) => "loss 1/1000",
             What::Loss(_) => "loss 1/10^4",
+            What::Beside(Idle::Connected) => "10^4 idle",
+            What::Beside(Idle::Waiting) => "10^4 waiting",
         }
     }
 
@@ -43,6 +59,7 @@ impl What {
             What::Send | What::Receive | What::Forward(_) | What::Loss(_) => "Gbit/s",
             What::SmallSend | What::SmallReceive => "kpps",
             What::Ping => "us",
+            What::Beside(_) => "of none",
         }
     }
 
@@ -60,7 +77,9 @@ impl What {
         let seconds = seconds.to_string();
         let mut w = vec!["iperf3", "-c", server, "-J", "-t", &seconds];
         match self {
-            What::Send | What::Forward(_) | What::Loss(_) => w.extend(["-C", "cubic"]),
+            What::Send | What::Forward(_) | What::Loss(_) | What::Beside(_) => {
+                w.extend(["-C", "cubic"])
+            }
             What::Receive => w.extend(["-C", "cubic", "-R"]),
             What::SmallSend => w.extend(["-u", "-b", "0", "-l", "18"]),
             What::SmallReceive => w.extend(["-u", "-b", "0", "-l", "18", "-R"]),
@@ -70,6 +89,10 @@ impl What {
                 let script = format!("sleep 1.1; exec ping -n -c 1000 -i 0.001 {server}");
                 return vec!["sh".into(), "-c".into(), script];
             }
+        }
+        if let What::Beside(idle) = self {
+            let kind = if *idle == Idle::Connected { "idle" } else { "wait" };
+            w.splice(0..0, ["python3", "-c", BESIDE, kind]);
         }
         w.into_iter().map(String::from).collect()
     }

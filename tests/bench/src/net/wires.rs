@@ -11,7 +11,7 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, Soc
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::count::{self, Here, Line};
-use crate::measure::{self, What};
+use crate::measure::{self, Idle, What};
 use crate::place::{CLIENT, Kind, Place, SERVER};
 use crate::{forward, loss};
 
@@ -31,6 +31,8 @@ const ROUTED: &[What] = &[What::Forward(0), What::Forward(10), What::Forward(100
 const LOSSY: &[What] = &[What::Loss(10_000), What::Loss(1000), What::Loss(100)];
 const FORWARD: &str = "forward";
 const LOSS: &str = "loss";
+const SOCKETS: &str = "sockets";
+const IDLE: &[What] = &[What::Beside(Idle::Connected), What::Beside(Idle::Waiting)];
 
 pub const WIRES: &[Wire] = &[
     Wire { name: "tap", measured: BOTH, two: false, ours: false },
@@ -42,6 +44,7 @@ pub const WIRES: &[Wire] = &[
     Wire { name: "user", measured: BOTH, two: false, ours: true },
     Wire { name: FORWARD, measured: ROUTED, two: false, ours: false },
     Wire { name: LOSS, measured: LOSSY, two: false, ours: false },
+    Wire { name: SOCKETS, measured: IDLE, two: false, ours: false },
 ];
 
 /// Runs `ip` with these words.
@@ -83,7 +86,7 @@ impl Wire {
     pub fn serves(&self, place: &Place) -> bool {
         match place.kind {
             // The host's own stack across a veth pair is the measure of the first wire, and so of all.
-            Kind::Native => ["tap", FORWARD, LOSS].contains(&self.name),
+            Kind::Native => ["tap", FORWARD, LOSS, SOCKETS].contains(&self.name),
             Kind::Ours => true,
             Kind::Stock { .. } => !self.ours,
         }
@@ -91,6 +94,17 @@ impl Wire {
 
     /// One figure.
     pub fn measure(&self, place: &Place, what: What, seconds: u32) -> Result<f64, String> {
+        match what {
+            // In turns, so that both see the same load.
+            What::Beside(_) => {
+                let none = self.measure_alone(place, What::Send, seconds)?;
+                Ok(self.measure_alone(place, what, seconds)? / none)
+            }
+            _ => self.measure_alone(place, what, seconds),
+        }
+    }
+
+    fn measure_alone(&self, place: &Place, what: What, seconds: u32) -> Result<f64, String> {
         if let What::Forward(rules) = what {
             return forward::measure(place, what, rules, seconds);
         }
@@ -118,11 +132,12 @@ impl Wire {
     /// The host's interface and the guest's transport for it.
     fn host_end(&self) -> Result<(Option<Link>, String), String> {
         Ok(match self.name {
-            "tap" | "hybrid" => {
+            "tap" | "hybrid" | SOCKETS => {
+                let transport = if self.name == SOCKETS { "tap" } else { self.name };
                 let l = tap("tap7")?;
                 ip("addr add 10.7.0.1/24 dev tap7")?;
                 ip("link set tap7 up")?;
-                (Some(l), format!("{},ifname=tap7,depth=128,gro=1", self.name))
+                (Some(l), format!("{transport},ifname=tap7,depth=128,gro=1"))
             }
             "raw" => {
                 let l = veth()?;
