@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -22,6 +23,8 @@ use crate::source::Source;
 const WINDOW: u64 = 1 << 18;
 /// Zero blocks of this size become holes.
 const BLOCK: usize = 4096;
+/// Written bytes after which the host is told to begin with writing them to its disk.
+const AHEAD: u64 = 32 << 20;
 /// Ranges at least this long are left to the file system to copy.
 const OFFLOAD_MIN: u64 = 1 << 16;
 
@@ -112,12 +115,25 @@ struct Copier<'a> {
     /// Merged bytes from `start` on that are not yet written.
     buf: Vec<u8>,
     start: u64,
+    /// Written and perhaps not on its way to the disk.
+    waiting: Range<u64>,
+    /// How much of that was really written.
+    written: u64,
 }
 
 impl<'a> Copier<'a> {
     fn new(source: &'a Source, output: &'a Output, target: &'a Path) -> Self {
         let offload = !output.is_device() && copies_cheaply(&output.file);
-        Self { source, output, target, offload, buf: Vec::new(), start: 0 }
+        Self {
+            source,
+            output,
+            target,
+            offload,
+            buf: Vec::new(),
+            start: 0,
+            waiting: 0..0,
+            written: 0,
+        }
     }
 
     fn run(&mut self, progress: &mut Progress) -> Result<(), Failure> {
@@ -226,9 +242,27 @@ impl<'a> Copier<'a> {
         } else {
             write_sparse(&self.output.file, &buf, self.start)
         };
+        self.waiting.end = self.start + buf.len() as u64;
+        self.written += buf.len() as u64;
         self.buf = buf;
         self.buf.clear();
+        if self.written >= AHEAD {
+            self.begin_writing();
+        }
         result.map_err(|error| self.write_failed(error))
+    }
+
+    /// The disk is to work while we copy, and not only when all is copied and has to be durable. What is not on it yet stays
+    /// cached: this is the one portable way to say so.
+    fn begin_writing(&mut self) {
+        let (from, to) = (self.waiting.start, self.waiting.end);
+        if let (Ok(from), Ok(len)) = (i64::try_from(from), i64::try_from(to.saturating_sub(from))) {
+            // Only advice.
+            let how = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(&self.output.file, from, len, how);
+        }
+        self.waiting = to..to;
+        self.written = 0;
     }
 
     fn zero_device(&mut self, start: u64, end: u64) -> Result<(), Failure> {

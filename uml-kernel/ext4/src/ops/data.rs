@@ -22,8 +22,8 @@ enum Plan {
 }
 
 /// How bytes come from the store: offset, buffer.
-trait From: Fn(u64, &mut [u8]) -> Result<()> {}
-impl<F: Fn(u64, &mut [u8]) -> Result<()>> From for F {}
+trait Fetch: Fn(u64, &mut [u8]) -> Result<()> {}
+impl<F: Fn(u64, &mut [u8]) -> Result<()>> Fetch for F {}
 
 /// Puts the blocks of `newer` that lie in `p..p + len` over what was read from byte `skip` of that run.
 fn lay_over(newer: &[(u64, Buf)], p: u64, len: u64, skip: u64, bits: u32, dst: &mut [u8]) {
@@ -50,7 +50,7 @@ impl Ext4 {
         self.read_by(ino, off, buf, |at, dst| self.core.store.read_at_once(at, dst))
     }
 
-    fn read_by(&self, ino: u32, off: u64, buf: &mut [u8], from: impl From) -> Result<usize> {
+    fn read_by(&self, ino: u32, off: u64, buf: &mut [u8], from: impl Fetch) -> Result<usize> {
         let _data = self.inode_lock(ino).read().unwrap_or_else(|e| e.into_inner());
         let mut done = 0usize;
         while done < buf.len() {
@@ -64,7 +64,7 @@ impl Ext4 {
         Ok(done)
     }
 
-    fn read_some(&self, ino: u32, off: u64, buf: &mut [u8], from: &impl From) -> Result<usize> {
+    fn read_some(&self, ino: u32, off: u64, buf: &mut [u8], from: &impl Fetch) -> Result<usize> {
         let bits = self.core.lay.block_bits;
         let plan = self.view(|v| {
             let inode = Inode::live(v, ino)?;
@@ -130,7 +130,7 @@ impl Ext4 {
 
     /// Reads bytes at `skip` past the start of block `p`, in requests that
     /// respect the store's alignment.
-    fn read_bytes(&self, p: u64, skip: u64, dst: &mut [u8], from: &impl From) -> Result<()> {
+    fn read_bytes(&self, p: u64, skip: u64, dst: &mut [u8], from: &impl Fetch) -> Result<()> {
         let bs = self.core.lay.bs();
         let start = self.core.off(p) + skip;
         let head = (start % bs as u64) as usize;
