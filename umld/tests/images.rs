@@ -383,3 +383,41 @@ fn directories_keep_what_root_could_give_them() {
     again[7] = "other";
     assert!(by(&again).fails(77).contains("from/secret"));
 }
+
+/// Where a user has no numbers of other users, mmdebstrap is root in a machine. Here it is a script that writes what it finds.
+#[test]
+fn a_suite_is_installed_by_a_user_without_a_range_of_numbers() {
+    let w = World::new();
+    if debugfs(Path::new("/dev/null"), "quit").is_none() {
+        return eprintln!("skipped: debugfs is not installed");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let (user, home) = (54_321, w.path("home"));
+    for d in ["home", "bin", "etc"] {
+        std::fs::create_dir(w.path(d)).unwrap();
+    }
+    w.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
+    let script = w.write(
+        "bin/mmdebstrap",
+        &format!(
+            "#!/bin/sh\n[ $(id -u) = 0 ] || {{ echo cannot be root >&2; exit 25; }}\n\
+             case \"$*\" in *--mode=root*\" asuite -\") ;; *) echo \"asked for $*\" >&2; exit 1 ;; esac\n\
+             [ \"$HOME\" = {0}/home ] || exit 2\ntar -C {0} --owner=0 --group=0 -cf - etc\n",
+            w.path("").display().to_string().trim_end_matches('/')
+        ),
+    );
+    w.copy_of_umld();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(w.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&home, Some(user), Some(user)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", w.path("bin").display());
+    let mut c = Command::new(w.path("umld"));
+    c.env("HOME", &home).env("PATH", path).current_dir(&home).uid(user).gid(user);
+    c.args(["image", "build", "--suite", "asuite", "--size", "24M", "a"]);
+    Done::from(c.stdin(Stdio::null()).output().unwrap()).ok();
+    let image = home.join(".uml/.umld/.images/a.img");
+    is_clean(&image);
+    assert!(debugfs(&image, "cat /etc/passwd").unwrap().contains("root::0:0:"));
+}
