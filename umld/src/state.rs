@@ -376,6 +376,19 @@ impl Dir {
         self.lock_for(FlockArg::LockExclusiveNonblock)
     }
 
+    /// Removes what is here of something that was killed before it was an instance. Whoever makes one has the lock until
+    /// then.
+    pub fn clear_rest(&self) -> Result {
+        if self.exists() || !self.path.is_dir() {
+            return Ok(());
+        }
+        let _lock = self.take_lock()?;
+        if self.exists() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&self.path).at("cannot remove", &self.path)
+    }
+
     /// Takes it together with others who only read; the same failure when somebody changes the instance or runs it.
     pub fn share_lock(&self) -> Result<Flock<File>> {
         self.lock_for(FlockArg::LockSharedNonblock)

@@ -148,6 +148,14 @@ fn an_export_is_imported_elsewhere() {
     w.run(&["cp", "one", "d:/state"]).ok();
     w.run(&["export", "d", "d.tar.gz"]).ok();
     w.run(&["import", "d.tar.gz"]).fails(5);
+    // As an import that was killed leaves it; one that goes on has the lock.
+    let rest = w.path(".uml/.umld/e");
+    std::fs::create_dir(&rest).unwrap();
+    std::fs::write(rest.join("disk0.img"), "").unwrap();
+    let lock = std::fs::File::create(rest.join("lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    w.run(&["import", "d.tar.gz", "--name", "e"]).fails(5);
+    drop(lock);
     assert_eq!(w.run(&["import", "d.tar.gz", "--name", "e"]).ok(), "e\n");
     assert_eq!(read(&w, "e", "/state"), "1");
     assert_eq!(read(&w, "e", "/etc/motd"), "welcome\n");

@@ -143,13 +143,7 @@ impl Unfinished {
     fn finish(mut self, store: &Store) -> Result {
         let name = self.loaded.name.clone();
         let dir = store.dir(&name);
-        if !dir.exists() && dir.path.is_dir() {
-            // The rest of something that was killed before it was an instance.
-            let _lock = dir.take_lock()?;
-            if !dir.exists() {
-                std::fs::remove_dir_all(&dir.path).at("cannot remove", &dir.path)?;
-            }
-        }
+        dir.clear_rest()?;
         std::fs::rename(&self.dir.path, &dir.path).map_err(|e| match e.kind() {
             std::io::ErrorKind::DirectoryNotEmpty => {
                 Failure::new(code::BUSY, format!("there is an instance \"{name}\" already"))

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cli::Create;
 use crate::failure::{Context, Failure, Result, code};
 use crate::spec::{self, Loaded};
-use crate::state::{Event, Status, Store, now};
+use crate::state::{Dir, Event, Status, Store, now};
 
 /// Defines it.
 pub fn run(a: &Create) -> Result<u8> {
@@ -29,7 +29,6 @@ pub fn rename(loaded: &mut Loaded, name: &str) -> Result {
 /// Keeps the complete vm.toml of an instance; status 5 while it runs. `source` is read again at later starts.
 pub fn define(store: &Store, loaded: &Loaded, source: Option<&Path>) -> Result {
     let dir = store.dir(&loaded.name);
-    let new = !dir.exists();
     dir.create()?;
     if let Some(pid) = running(store, &loaded.name)? {
         return Err(Failure::new(
@@ -38,6 +37,12 @@ pub fn define(store: &Store, loaded: &Loaded, source: Option<&Path>) -> Result {
         ));
     }
     let _lock = dir.take_lock()?;
+    write(store, &dir, loaded, source)
+}
+
+/// The same for who has the lock of the directory.
+pub fn write(store: &Store, dir: &Dir, loaded: &Loaded, source: Option<&Path>) -> Result {
+    let new = !dir.exists();
     let text = toml::to_string_pretty(&loaded.vm)
         .map_err(|e| Failure::other(format!("instance \"{}\": {e}", loaded.name)))?;
     match source {

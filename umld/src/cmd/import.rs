@@ -59,7 +59,9 @@ pub fn run(a: &Import) -> Result<u8> {
     }
     vm.vm.name = Some(name.clone());
     let dir = store.dir(&name);
+    dir.clear_rest()?;
     dir.create()?;
+    let _lock = dir.take_lock()?;
     let unpack = || -> Result {
         for entry in entries {
             let mut e = entry.map_err(bad)?;
@@ -78,7 +80,7 @@ pub fn run(a: &Import) -> Result<u8> {
         std::fs::write(&temporary, text).at("cannot write", &temporary)?;
         let loaded = spec::load(&temporary)?;
         std::fs::remove_file(&temporary).at("cannot remove", &temporary)?;
-        create::define(&store, &loaded, None)
+        create::write(&store, &dir, &loaded, None)
     };
     if let Err(e) = unpack() {
         let _ = std::fs::remove_dir_all(&dir.path);
