@@ -48,6 +48,8 @@ pub struct Map {
     pub auxv: Vec<u8>,
     /// mlockall(2) MCL_FUTURE.
     pub lock_future: bool,
+    /// The same without MCL_ONFAULT: new mappings are made present at once.
+    pub fill_future: bool,
     /// Ranges that host calls still in flight will unmap: not to be reused yet. Keyed by the thread
     /// that makes the call; its next event ends the entry.
     leaving: Vec<(i32, u64, u64)>,
@@ -94,6 +96,7 @@ impl Mm {
             layout: Layout { mmap_base: user_max, ..Layout::default() },
             auxv: Vec::new(),
             lock_future: false,
+            fill_future: false,
             leaving: Vec::new(),
             arriving: Vec::new(),
         };
@@ -152,6 +155,7 @@ impl Mm {
             layout: parent.layout,
             auxv: parent.auxv.clone(),
             lock_future: false,
+            fill_future: false,
             leaving: Vec::new(),
             arriving: Vec::new(),
         };

@@ -160,7 +160,8 @@ fn mmap(
     }
     let anywhere =
         addr == 0 && flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE | libc::MAP_32BIT) == 0;
-    let proposed = if anywhere { cx.hw.proposed_mapping() } else { None };
+    let fill = cx.task.mm()?.map().fill_future;
+    let proposed = if anywhere && !fill { cx.hw.proposed_mapping() } else { None };
     let req = MapRequest {
         addr: proposed.unwrap_or(addr),
         len,
@@ -173,8 +174,9 @@ fn mmap(
         noreserve,
         locked: flags & libc::MAP_LOCKED != 0,
         low: flags & libc::MAP_32BIT != 0,
-        populate: flags & (libc::MAP_POPULATE | libc::MAP_LOCKED) != 0
-            && flags & libc::MAP_NONBLOCK == 0,
+        populate: fill
+            || flags & (libc::MAP_POPULATE | libc::MAP_LOCKED) != 0
+                && flags & libc::MAP_NONBLOCK == 0,
         purpose: Purpose::Normal,
         backing,
     };
@@ -553,14 +555,31 @@ fn mlock2(cx: &mut Ctx<'_>, addr: u64, len: u64, flags: i32) -> Result<u64> {
     mm.update_flags(start, end - start, |f| f.locked = true)?;
     // The guest's pages are never swapped by the guest; making them present is what is left to do.
     if flags == 0 {
-        let readable = mm.map().vmas.overlapping(start, end).all(|v| v.flags.prot & PROT_READ != 0);
-        if readable {
-            let advice = libc::MADV_POPULATE_READ;
-            let op = uml_platform::MemOp::Advise { addr: start, len: end - start, advice };
-            cx.hw.mem_ops(&[op]).map_err(|(_, e)| if e == EFAULT { ENOMEM } else { e })?;
-        }
+        fill(cx, start, end)?;
     }
     Ok(0)
+}
+
+/// Makes the accessible pages of a range present. What a program may write for itself alone gets pages of its own, as on
+/// Linux: the first write then waits for nothing. `ENOMEM` beyond the end of a file.
+fn fill(cx: &mut Ctx<'_>, start: u64, end: u64) -> Result<()> {
+    let mm = cx.task.mm()?;
+    let areas: Vec<(u64, u64, i32)> = {
+        let map = mm.map();
+        let readable = map.vmas.overlapping(start, end).filter(|v| v.flags.prot & PROT_READ != 0);
+        readable
+            .map(|v| {
+                let own = v.flags.prot & PROT_WRITE != 0 && !v.flags.shared;
+                let advice = if own { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
+                (v.start.max(start), v.end.min(end), advice)
+            })
+            .collect()
+    };
+    for (from, to, advice) in areas {
+        let op = uml_platform::MemOp::Advise { addr: from, len: to - from, advice };
+        cx.hw.mem_ops(&[op]).map_err(|(_, e)| if e == EFAULT { ENOMEM } else { e })?;
+    }
+    Ok(())
 }
 
 fn munlock(cx: &mut Ctx<'_>, addr: u64, len: u64) -> Result<u64> {
@@ -591,7 +610,19 @@ fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> Result<u64> {
     } else {
         check_lock_limit(cx, 0)?;
     }
-    mm.map().lock_future = flags & libc::MCL_FUTURE != 0;
+    let on_fault = flags & libc::MCL_ONFAULT != 0;
+    {
+        let mut map = mm.map();
+        map.lock_future = flags & libc::MCL_FUTURE != 0;
+        map.fill_future = map.lock_future && !on_fault;
+    }
+    if flags & libc::MCL_CURRENT != 0 && !on_fault {
+        let areas: Vec<(u64, u64)> = mm.map().vmas.iter().map(|v| (v.start, v.end)).collect();
+        for (start, end) in areas {
+            // As far as it goes (mlockall(2) on Linux).
+            let _ = fill(cx, start, end);
+        }
+    }
     Ok(0)
 }
 
@@ -599,7 +630,8 @@ fn munlockall(cx: &mut Ctx<'_>) -> Result<u64> {
     let mm = cx.task.mm()?;
     let (min, max) = (mm.user_min(), mm.user_max());
     let _ = mm.update_flags(min, max - min, |f| f.locked = false);
-    mm.map().lock_future = false;
+    let mut map = mm.map();
+    (map.lock_future, map.fill_future) = (false, false);
     Ok(0)
 }
 

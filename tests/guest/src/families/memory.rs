@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 cases! {
-    anonymous, mmap_errors, fixed, fixed_noreplace, hints, file_private, file_shared, coherence, file_offsets, file_permissions, shared_anonymous_fork, cow_after_fork, cow_of_file, munmap_forms, mprotect_forms, mprotect_execute, protection_none_reserve, as_limit, truncate_under_mapping, growsdown, big_sparse, write_to_text, maps_file, populate, many_mappings, execute_generated, read_into_mapping, zero_page, handed_over, mapping_under_signals, pagemap,
+    anonymous, mmap_errors, fixed, fixed_noreplace, hints, file_private, file_shared, coherence, file_offsets, file_permissions, shared_anonymous_fork, cow_after_fork, cow_of_file, munmap_forms, mprotect_forms, mprotect_execute, protection_none_reserve, as_limit, truncate_under_mapping, growsdown, big_sparse, write_to_text, maps_file, populate, many_mappings, execute_generated, read_into_mapping, zero_page, handed_over, mapping_under_signals, pagemap, locking_fills, locking_all_root: root,
 }
 
 pub(super) const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -670,4 +670,49 @@ fn pagemap() {
 fn open_ro(path: &str) -> i32 {
     let p = std::ffi::CString::new(path).unwrap();
     c!(libc::open(p.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)).fd()
+}
+
+/// Kilobytes of the area at `at` that are there.
+fn resident(at: usize) -> String {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let head = format!("{at:x}-");
+    let area = text.split_once(&head).unwrap().1;
+    let field = |name: &str| {
+        let line = area.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_string()
+    };
+    format!("{} of {} kB", field("Rss:"), field("Size:"))
+}
+
+/// Two pages between neighbours of another kind, which keep the area apart.
+fn apart(prot: i32) -> usize {
+    let whole = mmap(0, 4 * PAGE, libc::PROT_NONE, ANON, -1, 0).0 as usize;
+    mmap(whole + PAGE, 2 * PAGE, prot, ANON | libc::MAP_FIXED, -1, 0);
+    whole + PAGE
+}
+
+/// mlock(2): what is locked is there, but for the form that locks on a fault.
+fn locking_fills() {
+    let a = apart(RW);
+    say("mlock", c!(libc::mlock(a as _, 2 * PAGE)));
+    say("writable", resident(a));
+    let a = apart(RW);
+    say("mlock2 on fault", sc!(libc::SYS_mlock2, a, 2 * PAGE, 1));
+    say("there", resident(a));
+    unsafe { (a as *mut u8).write(1) };
+    say("after a write", resident(a));
+}
+
+/// mlockall(2) likewise, of what there is and what comes.
+fn locking_all_root() {
+    let a = apart(RW);
+    say("mlockall", c!(libc::mlockall(libc::MCL_CURRENT)));
+    say("there", resident(a));
+    say("later", resident(apart(RW)));
+    say("future", c!(libc::mlockall(libc::MCL_FUTURE)));
+    say("there", resident(apart(RW)));
+    say("future on fault", c!(libc::mlockall(libc::MCL_FUTURE | libc::MCL_ONFAULT)));
+    say("there", resident(apart(RW)));
+    say("munlockall", c!(libc::munlockall()));
+    say("there", resident(apart(RW)));
 }
