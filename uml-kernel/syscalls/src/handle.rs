@@ -22,7 +22,7 @@ pub const TABLE: &[Entry] = &[
         "name_to_handle_at",
         name_to_handle_at(DirFd, Path, Ptr, Out, Flags),
         Never,
-        Partial("tmpfs, ext4 and cgroup2, EOPNOTSUPP elsewhere; no AT_HANDLE_*: EINVAL")
+        Partial("tmpfs, ext4 and cgroup2, EOPNOTSUPP elsewhere; of AT_HANDLE_* only FID: EINVAL")
     ),
     call!(
         304,
@@ -32,6 +32,12 @@ pub const TABLE: &[Entry] = &[
         Partial("CAP_DAC_READ_SEARCH in the initial user namespace; no O_TMPFILE: EOPNOTSUPP")
     ),
 ];
+
+/// AT_HANDLE_FID: the handle only names the file (fanotify(7)), so that every filesystem has some.
+const HANDLE_FID: i32 = 0x200;
+/// FILEID_INO64_GEN and FILEID_INVALID (`<linux/exportfs.h>`).
+const INO64_GEN: i32 = 0x81;
+const INVALID: i32 = 0xff;
 
 /// `struct file_handle` without its bytes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
@@ -50,7 +56,7 @@ fn name_to_handle_at(
     mount_id: u64,
     flags: i32,
 ) -> Result<u64> {
-    if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) != 0 {
+    if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH | HANDLE_FID) != 0 {
         return Err(EINVAL);
     }
     let mut how = 0;
@@ -63,19 +69,29 @@ fn name_to_handle_at(
     let path = user::read_path(&cx.task, path)?;
     let place = Walker::new(&cx.task, &DirFd::from_raw(dirfd), &path, how)?.to_end()?;
     let inode = place.inode();
-    let export = inode.superblock();
-    let export = export.export().ok_or(EOPNOTSUPP)?;
+    let sb = inode.superblock();
+    let export = sb.export();
+    if export.is_none() && flags & HANDLE_FID == 0 {
+        return Err(EOPNOTSUPP);
+    }
     let head: Head = user::read_obj(&cx.task, handle)?;
     if head.bytes as usize > MAX_HANDLE {
         return Err(EINVAL);
     }
-    let made = export.encode(inode)?;
+    let made = match export {
+        Some(e) => e.encode(inode)?,
+        // Enough to tell files apart: inode number and generation.
+        None => {
+            let bytes = [&inode.metadata()?.ino.to_le_bytes()[..], &0u32.to_le_bytes()].concat();
+            Handle { kind: INO64_GEN, bytes }
+        }
+    };
     let fits = made.bytes.len() <= head.bytes as usize;
     let id = i32::try_from(place.mnt.id).map_err(|_| EOVERFLOW)?;
     user::write_obj(&cx.task, mount_id, &id)?;
     // What does not fit is told by its length.
     let head =
-        Head { bytes: made.bytes.len() as u32, kind: if fits { made.kind } else { head.kind } };
+        Head { bytes: made.bytes.len() as u32, kind: if fits { made.kind } else { INVALID } };
     user::write_obj(&cx.task, handle, &head)?;
     if !fits {
         return Err(EOVERFLOW);

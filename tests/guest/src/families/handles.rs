@@ -3,7 +3,8 @@
 use crate::sys::*;
 use crate::{c, cases, sc};
 
-cases! { not_for_all, unprivileged, names_root: root, opening_root: root, stale_root: root, directories_root: root, errors_root: root, cgroup_root: root }
+cases! { not_for_all, unprivileged, names_root: root, opening_root: root, stale_root: root, directories_root: root, errors_root: root, cgroup_root: root, only_names,
+}
 
 const MAX: usize = 128;
 
@@ -262,4 +263,23 @@ fn cgroup_root() {
     close(by.fd());
     say("rmdir", std::fs::remove_dir(&group).is_ok());
     say("gone", by_handle(fd, &h, 0));
+}
+
+/// AT_HANDLE_FID: files of filesystems without handles have something to be told by.
+fn only_names() {
+    const FID: i32 = 0x200;
+    let ino = std::os::linux::fs::MetadataExt::st_ino(&std::fs::metadata("/proc/version").unwrap());
+    let get = |bytes: usize, flags: i32| {
+        let (mut h, mut id) = (empty(bytes), 0);
+        let r = name_to(libc::AT_FDCWD, "/proc/version", &mut h, &mut id, flags);
+        let own = h.data[..8] == ino.to_ne_bytes();
+        format!("{r} {} {:#x} its inode: {own}", h.bytes, h.kind)
+    };
+    say("without", get(MAX, 0));
+    say("with", get(MAX, FID));
+    say("no room", get(8, FID));
+    say("unknown flag", get(MAX, FID | 0x8000));
+    let (mut h, mut id) = (empty(4), 0);
+    let r = name_to(libc::AT_FDCWD, "/dev/shm", &mut h, &mut id, FID);
+    say("no room on tmpfs", format!("{r} {:#x}", h.kind));
 }
