@@ -640,7 +640,7 @@ pub(crate) fn rest_in_freezer(task: &Arc<Task>) -> bool {
             (moved || !process.is_freezing()).then_some(())
         };
         let r =
-            task.wait(&group.thaw, Events::ALL, WaitKind::Killable, None, "do_freezer_trap", over);
+            task.wait(&group.thaw, Events::ALL, WaitKind::Frozen, None, "do_freezer_trap", over);
         if r.is_err() || !process.is_freezing() {
             break;
         }

@@ -62,6 +62,8 @@ pub enum RunState {
     Zombie = 5,
     /// Gone (`X`).
     Dead = 6,
+    /// Would run if its group had any time left (`R`).
+    Throttled = 7,
 }
 
 impl RunState {
@@ -73,6 +75,7 @@ impl RunState {
             3 => RunState::Stopped,
             4 => RunState::Traced,
             5 => RunState::Zombie,
+            7 => RunState::Throttled,
             _ => RunState::Dead,
         }
     }
@@ -80,7 +83,7 @@ impl RunState {
     /// The letter of `/proc/<pid>/stat`.
     pub fn letter(self) -> char {
         match self {
-            RunState::Running => 'R',
+            RunState::Running | RunState::Throttled => 'R',
             RunState::Sleeping => 'S',
             RunState::Blocked => 'D',
             RunState::Stopped => 'T',
@@ -510,11 +513,25 @@ impl Task {
         self.nvcsw.fetch_add(1, Ordering::Relaxed);
         *self.wchan.lock() = reason;
         self.set_run_state(match kind {
-            WaitKind::Interruptible => RunState::Sleeping,
+            WaitKind::Interruptible | WaitKind::Frozen => RunState::Sleeping,
+            WaitKind::Throttled => RunState::Throttled,
             WaitKind::Stopped => RunState::Stopped,
             WaitKind::Traced => RunState::Traced,
             _ => RunState::Blocked,
         });
         SleepState { task: self, _waiting: usage::Waiting::sleep() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_time_is_runnable_and_who_is_frozen_sleeps() {
+        let letter = |v: RunState| RunState::from_u8(v as u8).letter();
+        assert_eq!(letter(RunState::Throttled), 'R');
+        assert_ne!(RunState::Throttled, RunState::Running, "it uses no processor");
+        assert_eq!(letter(RunState::Dead), 'X');
     }
 }

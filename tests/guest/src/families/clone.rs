@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 cases! {
-    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root, pidfd_fdinfo_root: root,
+    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root, pidfd_fdinfo_root: root, frozen_root: root,
 }
 
 fn vfork_blocks_parent() {
@@ -577,4 +577,29 @@ fn pidfd_fdinfo_root() {
     e.post();
     say("ends", reap(r.0 as i32));
     say("gone", lines());
+}
+
+/// A task in the freezer sleeps.
+fn frozen_root() {
+    let group = own_cgroup("frozen");
+    let pid = child(|| {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    let put = |file: &str, text: &str| std::fs::write(format!("{group}/{file}"), text).is_ok();
+    say("moved", put("cgroup.procs", &pid.to_string()));
+    await_state(pid, pid, "R");
+    say("freeze", put("cgroup.freeze", "1"));
+    let frozen = || std::fs::read_to_string(format!("{group}/cgroup.events")).unwrap_or_default();
+    while !frozen().contains("frozen 1") {
+        pause_poll();
+    }
+    await_state(pid, pid, "SDT");
+    say("state", task_state(pid, pid).unwrap_or('?'));
+    say("thaw", put("cgroup.freeze", "0"));
+    await_state(pid, pid, "R");
+    c!(libc::kill(pid, libc::SIGKILL));
+    say("ended", reap(pid));
+    say("rmdir", c!(libc::rmdir(cstr(&group).as_ptr())));
 }

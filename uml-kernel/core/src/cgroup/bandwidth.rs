@@ -400,7 +400,7 @@ pub(crate) fn rest_while_throttled(task: &Task) {
     let queue = &task.kernel().cgroups.bandwidth.released;
     let over = || (!process.is_throttled()).then_some(());
     // A task that is killed leaves at once.
-    let _ = task.wait(queue, Events::ALL, WaitKind::Killable, None, "throttle_cfs_rq", over);
+    let _ = task.wait(queue, Events::ALL, WaitKind::Throttled, None, "throttle_cfs_rq", over);
     process.cpu.check.store(false, Ordering::SeqCst);
     // The group may have been held again in between.
     if process.is_throttled() {

@@ -21,6 +21,10 @@ pub enum WaitKind {
     Interruptible,
     /// Only a fatal signal: state `D`.
     Killable,
+    /// The same, of a task that would run if it were let: state `R`.
+    Throttled,
+    /// The same, in the freezer: state `S`.
+    Frozen,
     /// Nothing: host I/O that ends by itself. State `D`.
     Uninterruptible,
     /// Only death: the task is stopped by a job-control signal. State `T`.
@@ -260,7 +264,9 @@ impl Task {
             }
             let stop = match kind {
                 WaitKind::Interruptible => self.signal_pending(),
-                WaitKind::Killable | WaitKind::Stopped => self.fatal_signal_pending(),
+                WaitKind::Killable | WaitKind::Throttled | WaitKind::Frozen | WaitKind::Stopped => {
+                    self.fatal_signal_pending()
+                }
                 WaitKind::Uninterruptible | WaitKind::Traced => false,
             };
             if stop {
