@@ -290,6 +290,15 @@ impl DeviceTree {
         Ok(device)
     }
 
+    /// Gives a device without node, and without devices below it, another name: it is replaced by what `spec` says, and
+    /// listeners hear of a move. `EEXIST` when the place is taken, `EINVAL` for an impossible name.
+    pub fn rename(&self, device: &Arc<Device>, spec: DeviceSpec) -> Result<Arc<Device>> {
+        let new = self.enter(spec)?;
+        self.devices.write().remove(&device.path);
+        self.emit(&new, "move", &[("DEVPATH_OLD", format!("/devices/{}", device.path))]);
+        Ok(new)
+    }
+
     /// Takes a device and everything below it away again.
     pub fn remove(&self, registry: &Registry, device: &Arc<Device>) {
         let below = format!("{}/", device.path);

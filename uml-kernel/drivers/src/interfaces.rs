@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use uml_base::{Mutex, Rank, pr_err, pr_info, pr_warn};
 use uml_core::configure::{Outcome, Refusal};
-use uml_core::device::{Attribute, DeviceSpec};
+use uml_core::device::DeviceSpec;
 use uml_core::kernel::Kernel;
 use uml_net::interface::{Device, Interface, Link};
 use uml_net::stack::Stack;
@@ -20,7 +20,8 @@ pub struct Units {
 
 struct Unit {
     iface: Arc<Interface>,
-    nodes: Vec<Arc<uml_core::device::Device>>,
+    /// Its device on the platform bus.
+    bus: Option<Arc<uml_core::device::Device>>,
 }
 
 /// The address an interface gets, with the driver's words about it.
@@ -60,7 +61,7 @@ impl Units {
         self.units.lock().contains_key(&unit)
     }
 
-    /// Adds an interface, down, with its entries in sysfs; `mtu` is the present and the largest one, `platform` the
+    /// Adds an interface, down; `mtu` is the present and the largest one, `platform` the
     /// device on the platform bus and its driver. The error is a text.
     pub fn add(
         &self,
@@ -71,20 +72,24 @@ impl Units {
         mtu: (usize, usize),
         device: Arc<dyn Device>,
     ) -> Result<(), String> {
-        let iface = self
-            .stack
-            .add_interface(&name, Link::Ethernet, mac, mtu.0, mtu.1, device)
-            .map_err(|e| format!("{name}: {e}"))?;
-        let mut nodes = Vec::new();
-        if let Some(kernel) = self.kernel.upgrade() {
-            let reg = &kernel.vfs.registry;
-            let bus = DeviceSpec::bus("platform", platform.0, platform.1);
-            if let Ok(d) = kernel.devices.add(reg, bus) {
-                nodes.extend(kernel.devices.add(reg, net_device(&iface).below(&d)));
-                nodes.insert(0, d);
+        // First the device on the bus, below which the interface shows.
+        let kernel = self.kernel.upgrade();
+        let bus = kernel.as_ref().and_then(|k| {
+            let spec = DeviceSpec::bus("platform", platform.0, platform.1);
+            k.devices.add(&k.vfs.registry, spec).ok()
+        });
+        let added = self.stack.add_interface(&name, Link::Ethernet, mac, mtu.0, mtu.1, device);
+        match added {
+            Ok(iface) => {
+                self.units.lock().insert(unit, Unit { iface, bus });
+            }
+            Err(e) => {
+                if let (Some(k), Some(d)) = (kernel, bus) {
+                    k.devices.remove(&k.vfs.registry, &d);
+                }
+                return Err(format!("{name}: {e}"));
             }
         }
-        self.units.lock().insert(unit, Unit { iface, nodes });
         Ok(())
     }
 
@@ -106,46 +111,10 @@ impl Units {
         if let Some(u) = u {
             let (now, moved_to) = u.iface.present();
             moved_to.as_ref().unwrap_or(&self.stack).remove_interface(&now);
-            if let Some(k) = self.kernel.upgrade() {
-                for d in u.nodes.iter().rev() {
-                    k.devices.remove(&k.vfs.registry, d);
-                }
+            if let (Some(k), Some(d)) = (self.kernel.upgrade(), u.bus) {
+                k.devices.remove(&k.vfs.registry, &d);
             }
         }
         Ok(String::new())
     }
-}
-
-/// An interface for sysfs (Documentation/ABI/testing/sysfs-class-net).
-pub fn net_device(iface: &Arc<Interface>) -> DeviceSpec {
-    type Get = fn(&Interface) -> String;
-    let files: [(&'static str, Get); 12] = [
-        ("address", |i| i.mac().to_string()),
-        ("addr_len", |_| "6".into()),
-        ("broadcast", |i| if i.is_loopback() { Mac::ZERO } else { Mac::BROADCAST }.to_string()),
-        ("carrier", |i| u8::from(i.is_up()).to_string()),
-        ("dev_id", |_| "0x0".into()),
-        ("flags", |i| format!("{:#x}", i.flags())),
-        ("ifindex", |i| i.index.to_string()),
-        ("iflink", |i| i.index.to_string()),
-        ("mtu", |i| i.mtu().to_string()),
-        ("operstate", |i| {
-            let up = if i.is_loopback() { "unknown" } else { "up" };
-            if i.is_up() { up } else { "down" }.into()
-        }),
-        ("tx_queue_len", |i| i.tx_queue_len.load(std::sync::atomic::Ordering::Relaxed).to_string()),
-        ("type", |i| uml_net::tap::hardware_type(i.link).to_string()),
-    ];
-    let mut spec = DeviceSpec::class("net", iface.name());
-    spec.env.push(("INTERFACE", iface.name()));
-    spec.env.push(("IFINDEX", iface.index.to_string()));
-    for (name, get) in files {
-        let i = iface.clone();
-        spec.attributes.push(Attribute::new(name, move |out| {
-            out.extend_from_slice(get(&i).as_bytes());
-            out.push(b'\n');
-            Ok(())
-        }));
-    }
-    spec
 }

@@ -26,6 +26,7 @@ pub mod proc;
 pub mod rtnetlink;
 mod sock_diag;
 pub mod stream;
+mod sysfs;
 mod tcp_options;
 mod wait;
 
@@ -76,5 +77,6 @@ pub fn init(kernel: &Arc<Kernel>, proc: &ProcFs) -> Arc<Stack> {
         // have no localhost, so it is up from the start.
         let _ = stack.set_flags(&lo, iff::UP, iff::UP);
     }
+    sysfs::install(kernel, &stack);
     stack
 }

@@ -33,6 +33,8 @@ pub mod kind {
     pub const DELLINK: u16 = 17;
     pub const GETLINK: u16 = 18;
     pub const SETLINK: u16 = 19;
+    pub const NEWLINKPROP: u16 = 108;
+    pub const DELLINKPROP: u16 = 109;
     pub const NEWADDR: u16 = 20;
     pub const DELADDR: u16 = 21;
     pub const GETADDR: u16 = 22;

@@ -25,6 +25,7 @@ use uml_net::stack::Stack;
 
 use crate::nlmsg::{Header, Reply, answer_all, flag, kind};
 
+pub(crate) use link::operstate;
 pub(crate) use watch::watch;
 
 /// One request of a program.
@@ -82,6 +83,7 @@ fn dispatch(r: &Request<'_>, out: &mut Reply) -> Result<()> {
         kind::GETLINK => link::get(r, out),
         kind::NEWLINK | kind::SETLINK => link::change(r),
         kind::DELLINK => link::delete(r),
+        kind::NEWLINKPROP | kind::DELLINKPROP => link::properties(r),
         kind::GETADDR => addr::get(r, out),
         kind::NEWADDR => addr::add(r),
         kind::DELADDR => addr::delete(r),

@@ -275,6 +275,8 @@ pub struct Interface {
     pub v6: V6Conf,
     pub alias: Mutex<String>,
     pub group: AtomicU32,
+    /// Further names it is found by (ip-link(8), `property add altname`).
+    pub(crate) alt_names: RwLock<Vec<String>>,
 }
 
 /// net.ipv6.conf.NAME of an interface.
@@ -336,6 +338,7 @@ impl Interface {
             },
             alias: Mutex::new(Rank::LEAF, String::new()),
             group: AtomicU32::new(0),
+            alt_names: RwLock::new(Rank::LEAF, Vec::new()),
         })
     }
 
@@ -369,6 +372,16 @@ impl Interface {
     /// Flags of [`iff`], without the derived ones.
     pub fn flags(&self) -> u32 {
         self.flags.load(Ordering::SeqCst)
+    }
+
+    /// Its further names.
+    pub fn alt_names(&self) -> Vec<String> {
+        self.alt_names.read().clone()
+    }
+
+    /// Whether `name` is its name or one of the others.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name() == name || self.alt_names.read().iter().any(|n| n == name)
     }
 
     /// Flags as programs see them.
@@ -429,6 +442,9 @@ impl Interface {
         new.group.store(self.group.load(Ordering::Relaxed), Ordering::Relaxed);
         new.flags.store(self.flags(), Ordering::SeqCst);
         *new.alias.lock() = self.alias.lock().clone();
+        // Those that mean another one there are lost.
+        let free = |n: &String| stack.interface_named(n).is_none();
+        *new.alt_names.write() = self.alt_names().into_iter().filter(free).collect();
         *new.vlans.write() = std::mem::take(&mut *self.vlans.write());
         let (from, to) = (&self.counters, &new.counters);
         for (f, t) in [

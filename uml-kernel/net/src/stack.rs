@@ -28,6 +28,8 @@ use crate::wire::ethernet::Mac;
 
 /// Longest name of an interface.
 pub const NAME_MAX: usize = 15;
+/// Longest further name (ALTIFNAMSIZ less the NUL).
+const ALT_NAME_MAX: usize = 127;
 
 /// A reader with as many datagrams before it does not miss those that are dropped, nor notice when they come a little later.
 const BACKLOG: usize = 128;
@@ -293,7 +295,7 @@ impl Stack {
 
     /// The interface of this name.
     pub fn interface_named(&self, name: &str) -> Option<Arc<Interface>> {
-        self.interfaces.read().values().find(|i| i.name() == name).cloned()
+        self.interfaces.read().values().find(|i| i.is_called(name)).cloned()
     }
 
     /// The loopback interface.
@@ -322,7 +324,7 @@ impl Stack {
     pub(crate) fn enter_interface(&self, i: &Arc<Interface>) -> Result<()> {
         {
             let mut t = self.interfaces.write();
-            if t.contains_key(&i.index) || t.values().any(|o| o.name() == i.name()) {
+            if t.contains_key(&i.index) || t.values().any(|o| o.is_called(&i.name())) {
                 return Err(EEXIST);
             }
             t.insert(i.index, i.clone());
@@ -394,10 +396,42 @@ impl Stack {
         check_name(name)?;
         {
             let t = self.interfaces.write();
-            if t.values().any(|o| o.name() == name && o.index != i.index) {
+            if t.values().any(|o| o.is_called(name) && o.index != i.index) {
                 return Err(EEXIST);
             }
             i.rename(name);
+        }
+        self.tell(&Change::Link(i.index));
+        Ok(())
+    }
+
+    /// Gives an interface a further name: `ERANGE` for one that is too long, `EEXIST` where it means an interface already.
+    /// Any other text will do, as on Linux, none included.
+    pub fn add_alt_name(&self, i: &Arc<Interface>, name: &str) -> Result<()> {
+        if name.len() > ALT_NAME_MAX {
+            return Err(ERANGE);
+        }
+        {
+            let t = self.interfaces.write();
+            if t.values().any(|o| o.is_called(name)) {
+                return Err(EEXIST);
+            }
+            i.alt_names.write().push(name.to_owned());
+        }
+        self.tell(&Change::Link(i.index));
+        Ok(())
+    }
+
+    /// Takes a further name away: `ENOENT` where it means none, `EINVAL` where it means another one or is its first.
+    pub fn remove_alt_name(&self, i: &Arc<Interface>, name: &str) -> Result<()> {
+        {
+            let t = self.interfaces.write();
+            let owner = t.values().find(|o| o.is_called(name)).ok_or(ENOENT)?;
+            let mut names = i.alt_names.write();
+            match names.iter().position(|n| n == name) {
+                Some(at) if owner.index == i.index => names.remove(at),
+                _ => return Err(EINVAL),
+            };
         }
         self.tell(&Change::Link(i.index));
         Ok(())

@@ -5,7 +5,7 @@ use crate::sys::*;
 use crate::{c, cases};
 
 cases! {
-    sockets, controller, loopback_link, bad_requests, ended_sockets: root, ended_by_a_user,
+    sockets, controller, loopback_link, bad_requests, ended_sockets: root, ended_by_a_user, further_names_root: root, sysfs_loopback,
 }
 
 fn socket(protocol: i32) -> R {
@@ -258,4 +258,82 @@ fn ended_sockets() {
 fn ended_by_a_user() {
     let fd = socket(libc::NETLINK_SOCK_DIAG).fd();
     say("refused", error_of(ask(fd, &message(DESTROY, 5, &diag(6, 1, 1, ANY)))));
+}
+
+/// RTM_NEWLINKPROP and RTM_DELLINKPROP: names that an interface is also found by.
+fn further_names_root() {
+    c!(libc::unshare(libc::CLONE_NEWNET));
+    let fd = socket(libc::NETLINK_ROUTE).fd();
+    const ACK: u16 = 5;
+    let change = |kind: u16, index: i32, names: &[&str]| {
+        let mut body = vec![0u8; 16];
+        body[4..8].copy_from_slice(&index.to_ne_bytes());
+        let text = |n: &&str| attribute(53, format!("{n}\0").as_bytes());
+        body.extend(attribute(0x8000 | 52, &names.iter().flat_map(text).collect::<Vec<u8>>()));
+        let how = if kind == 108 { 0xe00 } else { 0 };
+        error_of(ask(fd, &message(kind, ACK | how, &body)))
+    };
+    say("add", change(108, 1, &["local-and-only", "second"]));
+    say("taken", change(108, 1, &["second"]));
+    say("its own name", change(108, 1, &["lo"]));
+    say("any text", change(108, 1, &["a/b"]));
+    say("none", change(108, 1, &[""]));
+    say("longest", change(108, 1, &["n".repeat(127).as_str()]));
+    say("too long", change(108, 1, &["n".repeat(128).as_str()]));
+    say("nobody's", change(108, 77, &["x"]));
+    let index = |name: &str| {
+        let n = std::ffi::CString::new(name).unwrap();
+        unsafe { libc::if_nametoindex(n.as_ptr()) }
+    };
+    say("found", format!("{} {}", index("local-and-only"), index("absent")));
+    let mut body = vec![0u8; 16];
+    body[4] = 1;
+    let all = ask(fd, &message(18, 1, &body)).unwrap_or_default();
+    let listed = all.iter().flat_map(|m| attributes(&m.3[16..])).find(|(k, _)| k & 0x3fff == 52);
+    let names = listed.map(|(_, list)| attributes(&list)).unwrap_or_default();
+    say("listed", names.iter().map(|(k, n)| format!("{k} {} ", n.len())).collect::<String>());
+    say("remove", change(109, 1, &["second"]));
+    say("again", change(109, 1, &["second"]));
+    say("the first name", change(109, 1, &["lo"]));
+    say("not found", index("second"));
+}
+
+/// /sys/class/net/lo.
+fn sysfs_loopback() {
+    let lo = "/sys/class/net/lo";
+    let link = std::fs::read_link(lo).unwrap();
+    say("link", link.display());
+    for f in [
+        "address",
+        "addr_len",
+        "broadcast",
+        "dev_id",
+        "dev_port",
+        "flags",
+        "ifindex",
+        "iflink",
+        "link_mode",
+        "mtu",
+        "netdev_group",
+        "operstate",
+        "carrier",
+        "type",
+        "ifalias",
+        "tx_queue_len",
+        "uevent",
+    ] {
+        say(
+            f,
+            std::fs::read_to_string(format!("{lo}/{f}"))
+                .map_or("none".into(), |t| quoted(t.as_bytes())),
+        );
+    }
+    let mut names: Vec<_> = std::fs::read_dir(format!("{lo}/statistics"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    say("statistics", names.join(" "));
+    let subsystem = std::fs::read_link(format!("{lo}/subsystem")).unwrap();
+    say("subsystem", subsystem.display());
 }

@@ -40,6 +40,8 @@ const MIN_MTU: u16 = 50;
 const MAX_MTU: u16 = 51;
 const LINK_NETNSID: u16 = 37;
 const ALLMULTI: u16 = 61;
+const PROP_LIST: u16 = 52;
+const ALT_IFNAME: u16 = 53;
 pub(super) const INFO_KIND: u16 = 1;
 pub(super) const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
@@ -66,7 +68,7 @@ pub(super) fn fixed(i: &Interface) -> [u8; FIXED] {
 }
 
 /// IF_OPER_* (RFC 2863).
-pub(super) fn operstate(stack: &Stack, i: &Interface) -> u8 {
+pub(crate) fn operstate(stack: &Stack, i: &Interface) -> u8 {
     const UNKNOWN: u8 = 0;
     const DOWN: u8 = 2;
     const LOWER_LAYER_DOWN: u8 = 3;
@@ -134,6 +136,10 @@ pub fn describe(m: &mut Message, stack: &Stack, i: &Interface) {
     if !alias.is_empty() {
         m.text(IFALIAS, &alias);
     }
+    let others = i.alt_names();
+    if !others.is_empty() {
+        m.put(PROP_LIST, &nest(|m| others.iter().for_each(|n| m.text(ALT_IFNAME, n))));
+    }
     let c = &i.counters;
     let n = |a: &AtomicU64| a.load(Ordering::Relaxed);
     let mut stats = vec![
@@ -199,7 +205,7 @@ pub(super) fn find(r: &Request<'_>) -> Result<Option<Arc<Interface>>> {
     if index < 0 {
         return Err(EINVAL);
     }
-    match a.text(IFNAME)?.or(a.text(53)?) {
+    match a.text(IFNAME)?.or(a.text(ALT_IFNAME)?) {
         Some(n) => Ok(r.stack.interface_named(n)),
         None => Ok(None),
     }
@@ -221,6 +227,25 @@ pub fn get(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     let mut m = out.message(kind::NEWLINK, false, &fixed(&i));
     describe(&mut m, &r.stack, &i);
     out.push(m);
+    Ok(())
+}
+
+/// RTM_NEWLINKPROP and RTM_DELLINKPROP: further names.
+pub fn properties(r: &Request<'_>) -> Result<()> {
+    if r.body.len() < FIXED {
+        return Err(EINVAL);
+    }
+    let a = Attrs::parse(r.body, FIXED)?;
+    let i = find(r)?.ok_or(ENODEV)?;
+    let Some(list) = a.get(PROP_LIST) else { return Ok(()) };
+    for (_, name) in Attrs::parse(list, 0)?.all().filter(|(k, _)| *k == ALT_IFNAME) {
+        let name = name.split(|b| *b == 0).next().unwrap_or_default();
+        let name = std::str::from_utf8(name).map_err(|_| EINVAL)?;
+        match r.head.kind {
+            kind::NEWLINKPROP => r.stack.add_alt_name(&i, name)?,
+            _ => r.stack.remove_alt_name(&i, name)?,
+        }
+    }
     Ok(())
 }
 
