@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     user_maps_itself, user_bad_maps, map_opener, unshare_errors, nested_pids, uts_root: root, mounts_root: root, pids_root: root,
-    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root, last_pid_root: root, unix_table_root: root, proc_subset_root: root, remount_root: root, ptrace_info_root: root, pts_of_user_namespace_root: root,
+    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root, last_pid_root: root, unix_table_root: root, proc_subset_root: root, remount_root: root, tmpfs_mode_root: root, ptrace_info_root: root, pts_of_user_namespace_root: root,
 }
 
 fn unshare(flags: i32) -> R {
@@ -555,4 +555,18 @@ fn pts_of_user_namespace_root() {
         0
     });
     say("ends", s);
+}
+
+/// Permissions in the options of a tmpfs are shown without zeros in front.
+fn tmpfs_mode_root() {
+    private_mounts();
+    for mode in ["mode=0700", "mode=1777", "mode=5"] {
+        let data = std::ffi::CString::new(mode).unwrap();
+        let (kind, at) = (c"tmpfs".as_ptr(), c"/mnt".as_ptr());
+        say(mode, c!(libc::mount(kind, at, kind, 0, data.as_ptr().cast())));
+        let text = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = text.lines().rfind(|l| l.contains(" /mnt ")).unwrap();
+        let shown = line.split([' ', ',']).find(|o| o.starts_with("mode=")).unwrap_or("none");
+        say("shown", shown);
+    }
 }

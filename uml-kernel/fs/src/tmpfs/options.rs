@@ -84,6 +84,11 @@ impl Options {
                     self.shown.push(format!("size={}k", s >> 10));
                 }
             }
+            "mode" => {
+                // The one that a tmpfs has by itself is not shown.
+                let mode = self.mode.filter(|m| *m != 0o1777);
+                self.shown.extend(mode.map(|m| format!("mode={m:03o}")));
+            }
             _ => self.shown.push(opt.to_string()),
         }
         Some(())
