@@ -16,6 +16,8 @@ use uml_net::stack::Stack;
 use uml_net::tap::hardware_type;
 use uml_net::wire::ethernet::Mac;
 
+use crate::ioctl6;
+
 pub const SIOCATMARK: u64 = 0x8905;
 pub const SIOCOUTQNSD: u64 = 0x894b;
 const SIOCADDRT: u32 = 0x890b;
@@ -26,6 +28,7 @@ const SIOCGIFFLAGS: u32 = 0x8913;
 const SIOCSIFFLAGS: u32 = 0x8914;
 const SIOCGIFADDR: u32 = 0x8915;
 const SIOCSIFADDR: u32 = 0x8916;
+const SIOCDIFADDR: u32 = 0x8936;
 const SIOCGIFDSTADDR: u32 = 0x8917;
 const SIOCGIFBRDADDR: u32 = 0x8919;
 const SIOCSIFBRDADDR: u32 = 0x891a;
@@ -81,10 +84,15 @@ pub fn of_any_socket(cx: &mut Ctx<'_>, net: &Arc<NetNs>, cmd: u32, arg: u64) -> 
 
 /// The same of an AF_INET or AF_INET6 socket.
 pub fn inet(cx: &mut Ctx<'_>, stack: &Arc<Stack>, v6: bool, cmd: u32, arg: u64) -> Result<u64> {
-    if v6 { other_family(cx, stack, cmd, arg) } else { device(cx, stack, cmd, arg) }
+    match cmd {
+        SIOCADDRT | SIOCDELRT if v6 => ioctl6::route(cx, stack, cmd == SIOCADDRT, arg),
+        SIOCSIFADDR | SIOCDIFADDR if v6 => ioctl6::address(cx, stack, cmd == SIOCSIFADDR, arg),
+        _ if v6 => other_family(cx, stack, cmd, arg),
+        _ => device(cx, stack, cmd, arg),
+    }
 }
 
-/// Addresses, routes and neighbours are those of AF_INET. (Those of AF_INET6, with structures of their own, are rtnetlink's only.)
+/// Addresses, routes and neighbours are those of AF_INET. (Those of AF_INET6 have structures of their own, [`ioctl6`].)
 fn other_family(cx: &mut Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Result<u64> {
     match cmd {
         SIOCADDRT | SIOCDELRT | SIOCSARP | SIOCDARP | SIOCGARP | SIOCGIFADDR | SIOCSIFADDR

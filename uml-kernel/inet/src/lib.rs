@@ -18,6 +18,7 @@ pub mod dgram;
 pub mod family;
 mod genetlink;
 pub mod ioctl;
+mod ioctl6;
 mod ip_options;
 mod nfnetlink;
 mod nlmsg;

@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, lingering_close, nonblocking, peek_and_waitall,
-    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes,
+    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes, v6_ioctls: root, v6_ioctls_as_user,
 }
 
 const STREAM: i32 = libc::SOCK_STREAM;
@@ -600,4 +600,67 @@ fn many_bytes() {
     say("bytes", got);
     say("intact", ok);
     say("child", reap(pid));
+}
+
+/// Addresses and routes of AF_INET6 by ioctl, in a namespace of the case's own.
+fn v6_ioctls() {
+    say("namespace", c!(libc::unshare(libc::CLONE_NEWNET)));
+    try_v6_ioctls();
+}
+
+fn v6_ioctls_as_user() {
+    try_v6_ioctls();
+}
+
+fn try_v6_ioctls() {
+    const SETADDR: i32 = 0x8916;
+    const DELADDR: i32 = 0x8936;
+    const ADDRT: i32 = 0x890b;
+    const DELRT: i32 = 0x890c;
+    let s = c!(libc::socket(libc::AF_INET6, DGRAM | libc::SOCK_CLOEXEC, 0)).fd();
+    let up = {
+        let mut r = [0u8; 40];
+        r[..2].copy_from_slice(b"lo");
+        r[16] = 1;
+        sc!(libc::SYS_ioctl, s, 0x8914, &raw mut r)
+    };
+    say("up", up);
+    let ip = |t: &str| t.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let address = |cmd: i32, a: &str, prefix: u32, index: u32| {
+        let mut r = ip(a).to_vec();
+        r.extend_from_slice(&prefix.to_ne_bytes());
+        r.extend_from_slice(&index.to_ne_bytes());
+        sc!(libc::SYS_ioctl, s, cmd, r.as_ptr())
+    };
+    say("add", address(SETADDR, "fd00::1", 64, 1));
+    say("add again", address(SETADDR, "fd00::1", 64, 1));
+    say("prefix 129", address(SETADDR, "fd00::2", 129, 1));
+    say("no device", address(SETADDR, "fd00::2", 64, 99));
+    say("no structure", sc!(libc::SYS_ioctl, s, SETADDR, 8usize));
+    say("remove another", address(DELADDR, "fd00::3", 64, 1));
+    say("remove from no device", address(DELADDR, "fd00::1", 64, 99));
+    let route =
+        |cmd: i32, dst: &str, len: u16, gateway: &str, metric: u32, flags: u32, index: i32| {
+            let mut r = [ip(dst), [0; 16], ip(gateway)].concat();
+            r.extend_from_slice(&0u32.to_ne_bytes());
+            r.extend_from_slice(&len.to_ne_bytes());
+            r.extend_from_slice(&[0; 2]);
+            r.extend_from_slice(&metric.to_ne_bytes());
+            r.extend_from_slice(&[0; 12]);
+            r.extend_from_slice(&flags.to_ne_bytes());
+            r.extend_from_slice(&index.to_ne_bytes());
+            sc!(libc::SYS_ioctl, s, cmd, r.as_ptr())
+        };
+    say("route", route(ADDRT, "fd01::", 64, "::", 0, 1, 1));
+    say("route again", route(ADDRT, "fd01::", 64, "::", 0, 1, 1));
+    say("route with another metric", route(ADDRT, "fd01::", 64, "::", 5, 1, 1));
+    say("route to nothing", route(ADDRT, "fd02::", 64, "::", 0, 1, 0));
+    say("route to no device", route(ADDRT, "fd02::", 64, "::", 0, 1, 99));
+    say("129 bits", route(ADDRT, "fd02::", 129, "::", 0, 1, 1));
+    say("gateway without a way", route(ADDRT, "fd02::", 64, "fd77::1", 0, 3, 0));
+    say("delete", route(DELRT, "fd01::", 64, "::", 5, 1, 1));
+    say("delete the other", route(DELRT, "fd01::", 64, "::", 0, 1, 0));
+    say("delete what is gone", route(DELRT, "fd01::", 64, "::", 0, 1, 1));
+    say("remove", address(DELADDR, "fd00::1", 64, 1));
+    say("remove again", address(DELADDR, "fd00::1", 64, 1));
 }
