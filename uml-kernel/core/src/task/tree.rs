@@ -235,7 +235,8 @@ impl Tree {
         }
     }
 
-    /// Gives the children of `pid` to `heir`; returns those that are zombies.
+    /// Gives the children of `pid` to `heir`; returns those that are zombies. Whatever signal their end would have sent to
+    /// the parent that made them (clone(2)), the heir gets SIGCHLD, and its wait(2) finds them as it does all others.
     pub fn reparent(&mut self, pid: i32, heir: i32) -> Vec<i32> {
         let Some(p) = self.procs.get_mut(&pid) else { return Vec::new() };
         let children = std::mem::take(&mut p.children);
@@ -243,6 +244,10 @@ impl Tree {
         for c in children {
             if let Some(child) = self.procs.get_mut(&c) {
                 child.parent = heir;
+                child
+                    .process
+                    .exit_signal
+                    .store(libc::SIGCHLD, std::sync::atomic::Ordering::Relaxed);
                 if matches!(child.state, ChildState::Zombie(_)) {
                     zombies.push(c);
                 }
