@@ -15,7 +15,7 @@ dash t.dash; echo "status $?"
 dash -c 'exec 3>out; echo three >&3; exec 3>&-; cat out; umask 077; : > m; stat -c %a m; ulimit -n 512; ulimit -n'  | head -3
 dash -c 'sh -c "exit 5" || echo "or $?"; ! true; echo $?; set -e; false; echo no'; echo $?
 dash -c 'a=1; a=2 sh -c "echo \$a"; echo $a; unset a; echo "${a-unset} ${a:=set} ${#a}"; v=path/to/file.txt; echo "${v##*/} ${v%.txt} ${v#*/}"'
-dash -c 'sleep 1000 & p=$!; kill $p; wait $p; echo $?' ; echo 'echo from stdin' | dash -s ; dash -c 'read -r a b; echo "$b|$a"' <<X
+dash -c 'sleep 1000 & p=$!; kill $p; wait $p; echo $?' 2>/dev/null ; echo 'echo from stdin' | dash -s ; dash -c 'read -r a b; echo "$b|$a"' <<X
 first second third
 X
 dash -c 'true & true & wait; echo waited; cat /dev/null | cat; times > /dev/null; echo done'

@@ -435,6 +435,7 @@ fn commit(task: &Arc<Task>, p: Prepared) -> Box<dyn Context> {
         personal.user_dispatch = None;
     }
     task.user_dispatch.store(false, Ordering::Relaxed);
+    task.ptrace.clear_debug();
     reset_actions(task);
     task.process.timers.clear_posix();
     // Descriptors: a table shared with others is copied first.

@@ -6,6 +6,7 @@
 //!
 //! The requests themselves are in `uml-syscalls::ptrace`; here is what signals, clone, execve and exit call.
 
+mod debug;
 mod relation;
 mod stop;
 
@@ -17,6 +18,8 @@ use uml_platform::Regs;
 use crate::signal::SigInfo;
 use crate::task::Task;
 
+pub use debug::set_debug_register;
+pub(crate) use debug::trapped;
 pub(crate) use relation::thread_exited;
 pub use relation::{
     attach, born, detach, exec_renames, reap_dead, trace_me, tracee_of, tracer_exits,
@@ -60,6 +63,8 @@ const EMULATE: u32 = 8;
 const SEIZED: u32 = 16;
 /// A stop that is not a signal is due (PTRACE_INTERRUPT, an attached child's first).
 const TRAP: u32 = 32;
+/// Debug registers were set.
+const DEBUG: u32 = 64;
 
 /// Trap flag of eflags.
 const TF: u64 = 0x100;
@@ -133,6 +138,7 @@ struct State {
     go: Option<Go>,
     /// PTRACE_LISTEN ends: there is something new to report.
     wake: bool,
+    debug: debug::Debug,
 }
 
 /// The tracee's side of a task.

@@ -14,7 +14,7 @@ use uml_core::kernel::Kernel;
 use uml_core::task::Task;
 use uml_ipc::futex::{self, BITSET_ANY, OWNER_DIED, TID_MASK, WAITERS, WaitvItem, WakeOp, Word};
 use uml_mm::Mm;
-use uml_platform::{Context, Kick, MemOp, Regs, Runner, Space};
+use uml_platform::{Context, DebugRegs, Kick, MemOp, Regs, Runner, Space};
 
 /// 4 KiB of words at address 0x1000.
 struct Words(Vec<AtomicU32>);
@@ -68,6 +68,12 @@ impl Context for Hw {
         &self.1
     }
     fn kick_handle(&self) -> Arc<dyn Kick> {
+        unimplemented!()
+    }
+    fn set_debug_registers(&mut self, _: &DebugRegs) -> Result<()> {
+        unimplemented!()
+    }
+    fn debug_status(&mut self) -> Result<u64> {
         unimplemented!()
     }
     fn set_return(&mut self, _: i64) {}

@@ -74,6 +74,14 @@ pub struct Exception {
     pub err: u64,
 }
 
+/// Hardware breakpoints of a guest thread: DR0 to DR3 and DR7 of the processor. The kernel above has checked them: addresses
+/// of what is enabled are the guest's, types, lengths and alignment valid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DebugRegs {
+    pub address: [u64; 4],
+    pub control: u64,
+}
+
 /// Why a guest thread stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -289,6 +297,13 @@ pub trait Context: IntoAny + Send {
     /// caller has checked that the page is mapped writable; `EFAULT` otherwise.
     fn cmpxchg32(&mut self, addr: u64, old: u32, new: u32) -> Result<u32>;
 
+    /// Sets the thread's hardware breakpoints; a hit is an [`Event::Exception`] with SIGTRAP. New threads and processes have
+    /// none. Fails with what ptrace(2) of the host says.
+    fn set_debug_registers(&mut self, regs: &DebugRegs) -> Result<()>;
+
+    /// DR6 after the thread's last debug exception: bit n for breakpoint n, bit 14 for a single step.
+    fn debug_status(&mut self) -> Result<u64>;
+
     /// Starts a new guest thread in the same space with `regs` and a copy of this
     /// context's extended state. `runner.attached` is called before it runs.
     fn spawn_thread(&mut self, runner: Arc<dyn Runner>, regs: &Regs) -> Result<()>;
@@ -345,6 +360,10 @@ pub trait Platform: Send + Sync {
     fn about_to_sleep(&self) -> bool {
         false
     }
+
+    /// Whether [`Context::set_debug_registers`] can work: an unprivileged process may not always trace its children, and
+    /// the host's breakpoints may be taken. Tried once, on a process of no guest.
+    fn has_debug_registers(&self) -> bool;
 
     /// Kills every stub process and stops serving; used at halt and before re-exec.
     fn shutdown(&self);

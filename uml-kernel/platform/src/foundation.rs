@@ -5,7 +5,8 @@ use std::sync::{OnceLock, mpsc};
 
 use uml_abi::{Result, errno};
 
-use crate::api::Limits;
+use crate::api::{DebugRegs, Limits};
+use crate::debug::{self, Access};
 use crate::pool::PanicHook;
 use crate::region::{HostVdso, Region, host_maps, user_end};
 use crate::seccomp::frame::Xstate;
@@ -28,6 +29,7 @@ pub struct Foundation {
     pub zygote: Zygote,
     limits: Limits,
     xstate: OnceLock<Xstate>,
+    debug: OnceLock<bool>,
 }
 
 /// Tells the reaper thread what to do once the machine exists.
@@ -75,7 +77,7 @@ impl Foundation {
             ncpus: setup.cpus.len(),
             rseq: false,
         };
-        Ok((Foundation { region, zygote, limits, xstate: OnceLock::new() }, start))
+        Ok((Foundation { region, zygote, limits, xstate: OnceLock::new(), debug: OnceLock::new() }, start))
     }
 
     pub fn limits(&self) -> Limits {
@@ -93,6 +95,17 @@ impl Foundation {
 
     pub fn xstate(&self) -> Result<&Xstate> {
         self.xstate.get().ok_or(errno::EINVAL)
+    }
+
+    /// Whether the host lets this process set hardware breakpoints of its children; tried on the zygote.
+    pub fn has_debug_registers(&self) -> bool {
+        *self.debug.get_or_init(|| {
+            let pid = self.zygote.pid;
+            // Four bytes that nobody writes, in the page that no process has.
+            let some = DebugRegs { address: [8, 0, 0, 0], control: 1 | 0xd << 16 };
+            let set = |r| debug::visit(pid, pid, Access::Set(r), || {});
+            set(some).is_ok() && set(DebugRegs::default()).is_ok()
+        })
     }
 
     /// Notes the image of the initial state, once.

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod boot;
 mod children;
+mod debug;
 mod foundation;
 mod hostcall;
 mod notify;

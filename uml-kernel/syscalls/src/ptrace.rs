@@ -21,7 +21,7 @@ pub const TABLE: &[Entry] = &[call!(
     "ptrace",
     ptrace(Int, Pid, Addr, Addr),
     Never,
-    Partial("no hardware breakpoints, block steps, thread areas and filter dumps")
+    Partial("no block steps, thread areas and filter dumps; hardware breakpoints as the host allows")
 )];
 
 const TRACEME: u32 = 0;
@@ -179,7 +179,7 @@ fn with_stopped(
             if tracee.mm()?.poke(addr, &word) == 8 { Ok(0) } else { Err(EIO) }
         }
         PEEKUSER => {
-            let value = peek_user(stop, addr)?;
+            let value = peek_user(tracee, stop, addr)?;
             user::write_obj(&me, data, &value)?;
             Ok(0)
         }
@@ -335,11 +335,20 @@ fn set_regs(tracee: &Task, stop: &Stop, new: &[u64]) -> Result<u64> {
 const USER_SIZE: u64 = 912;
 const DEBUG_REGS: u64 = 848;
 
-fn peek_user(stop: &Stop, addr: u64) -> Result<u64> {
+/// Which debug register the word at `addr` of `struct user` is.
+fn debug_register(addr: u64) -> Option<usize> {
+    let word = addr.checked_sub(DEBUG_REGS)? as usize / 8;
+    (word < 8).then_some(word)
+}
+
+fn peek_user(tracee: &Task, stop: &Stop, addr: u64) -> Result<u64> {
     if addr & 7 != 0 || addr >= USER_SIZE {
         return Err(EIO);
     }
-    // Beyond the registers: sizes that nobody fills in, and debug registers, which are never set.
+    if let Some(n) = debug_register(addr) {
+        return Ok(tracee.ptrace.debug_register(n));
+    }
+    // Beyond the registers: sizes that nobody fills in.
     Ok(words(&stop.regs).get(addr as usize / 8).copied().unwrap_or(0))
 }
 
@@ -353,8 +362,8 @@ fn poke_user(tracee: &Task, stop: &Stop, addr: u64, data: u64) -> Result<u64> {
         w[i] = data;
         return set_regs(tracee, stop, &w);
     }
-    // Clearing debug registers is what they are already; there are none to set.
-    if (DEBUG_REGS..DEBUG_REGS + 64).contains(&addr) && data == 0 { Ok(0) } else { Err(EIO) }
+    let n = debug_register(addr).ok_or(EIO)?;
+    ptrace::set_debug_register(tracee, n, data).map(|()| 0)
 }
 
 const FXSAVE: usize = 512;

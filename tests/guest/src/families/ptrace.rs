@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 cases! {
     trace_me, signals, system_calls, changed_calls, syscall_info, registers, fp_registers, memory, breakpoint,
     single_steps, fork_events, thread_events, exec_event, exit_event, attach_detach, seize_interrupt, group_stops,
-    exit_kill, errors, seccomp_trace,
+    exit_kill, errors, seccomp_trace, debug_registers, debug_register_errors, debug_registers_of_whom,
 }
 
 const TRACEME: i32 = 0;
@@ -574,4 +574,142 @@ fn seccomp_trace() {
     r.rax = 1234;
     set_regs(pid, &r);
     say("ends", go(CONT, pid, 0));
+}
+
+/// Where debug register `n` is in `struct user`.
+fn dr(n: usize) -> usize {
+    std::mem::offset_of!(libc::user, u_debugreg) + 8 * n
+}
+
+fn poke_dr(pid: i32, n: usize, value: u64) -> R {
+    pt(6, pid, dr(n), value as usize)
+}
+
+fn peek_dr(pid: i32, n: usize) -> String {
+    let mut v = 0u64;
+    let r = pt(3, pid, dr(n), &raw mut v as usize);
+    if r.is_ok() { format!("{v:#x}") } else { r.to_string() }
+}
+
+static WATCHED: [std::sync::atomic::AtomicU64; 2] = [const { std::sync::atomic::AtomicU64::new(0) }; 2];
+
+fn watched(i: usize) -> u64 {
+    WATCHED[i].as_ptr() as u64
+}
+
+#[inline(never)]
+extern "C" fn called() {
+    std::hint::black_box(());
+}
+
+fn debug_registers() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let pid = traced(0, || {
+        WATCHED[0].store(1, SeqCst);
+        std::hint::black_box(WATCHED[1].load(SeqCst));
+        WATCHED[1].store(2, SeqCst);
+        sc!(libc::SYS_getppid);
+        std::hint::black_box(called as extern "C" fn())();
+        WATCHED[0].store(3, SeqCst);
+        5
+    });
+    let value = |i: usize| {
+        let mut v = 0u64;
+        let at = watched(i) as usize;
+        pt(1, pid, at, &raw mut v as usize);
+        v
+    };
+    say("none at first", peek_dr(pid, 7));
+    // 0: writes of eight bytes; 1: reads and writes of eight; 2: an instruction.
+    say("address", poke_dr(pid, 0, watched(0)));
+    say("control", poke_dr(pid, 7, 1 | 0x9 << 16));
+    say("read back", peek_dr(pid, 7));
+    say("write", go(CONT, pid, 0));
+    say("info", info(pid));
+    say("status", peek_dr(pid, 6));
+    say("value", value(0));
+    poke_dr(pid, 1, watched(1));
+    poke_dr(pid, 2, called as extern "C" fn() as usize as u64);
+    say("more", poke_dr(pid, 7, 1 | 0x9 << 16 | 4 | 0xb << 20 | 0x10));
+    say("read", go(CONT, pid, 0));
+    say("status", peek_dr(pid, 6));
+    say("write", go(CONT, pid, 0));
+    say("status", peek_dr(pid, 6));
+    say("value", value(1));
+    say("cleared by hand", poke_dr(pid, 6, 0));
+    say("status", peek_dr(pid, 6));
+    say("instruction", go(CONT, pid, 0));
+    say("there", regs(pid).rip == called as extern "C" fn() as usize as u64);
+    say("status", peek_dr(pid, 6));
+    say("step", go(STEP, pid, 0));
+    say("info", info(pid));
+    say("on", regs(pid).rip != called as extern "C" fn() as usize as u64);
+    say("status", peek_dr(pid, 6));
+    say("off", poke_dr(pid, 7, 0));
+    say("ends", go(CONT, pid, 0));
+}
+
+fn debug_register_errors() {
+    let pid = traced(0, || 5);
+    say("no such address", poke_dr(pid, 0, 1 << 63));
+    say("kernel's address", poke_dr(pid, 1, u64::MAX));
+    say("4", poke_dr(pid, 4, 1));
+    say("5", poke_dr(pid, 5, 1));
+    say("peek 4", peek_dr(pid, 4));
+    say("not aligned", pt(6, pid, dr(0) + 4, 0));
+    say("address", poke_dr(pid, 0, watched(0) + 1));
+    say("unaligned for its length", poke_dr(pid, 7, 1 | 0x5 << 16));
+    say("control is not changed", peek_dr(pid, 7));
+    say("one byte is", poke_dr(pid, 7, 1 | 0x1 << 16));
+    say("ports", poke_dr(pid, 7, 1 | 0x2 << 16));
+    say("long instruction", poke_dr(pid, 7, 1 | 0x4 << 16));
+    say("control", peek_dr(pid, 7));
+    say("moved", poke_dr(pid, 0, watched(0)));
+    say("without an effect", poke_dr(pid, 7, 0xffff_ffff_0000_fc00));
+    say("control", peek_dr(pid, 7));
+    say("status", poke_dr(pid, 6, 0x123));
+    say("status", peek_dr(pid, 6));
+    say("off", poke_dr(pid, 7, 0));
+    say("ends", go(CONT, pid, 0));
+}
+
+fn debug_registers_of_whom() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let pid = traced(0, || {
+        // Neither a thread nor a child has them.
+        let t = std::thread::spawn(|| WATCHED[0].store(1, SeqCst));
+        let joined = t.join().is_ok();
+        let c = child(|| {
+            WATCHED[0].store(2, SeqCst);
+            4
+        });
+        say("child", wait(c));
+        say("joined", joined);
+        WATCHED[0].store(3, SeqCst);
+        set_action(libc::SIGTRAP, libc::SIG_DFL);
+        let args = [c"true".as_ptr(), std::ptr::null()];
+        unsafe { libc::execv(c"/bin/true".as_ptr(), args.as_ptr()) };
+        9
+    });
+    poke_dr(pid, 0, watched(0));
+    say("set", poke_dr(pid, 7, 1 | 0x9 << 16));
+    let mut s = go(CONT, pid, 0);
+    while s.contains("CHLD") {
+        s = go(CONT, pid, libc::SIGCHLD);
+    }
+    say("only its own", s);
+    say("status", peek_dr(pid, 6));
+    say("execve", go(CONT, pid, 0));
+    say("address", peek_dr(pid, 0) == "0x0");
+    say("control", peek_dr(pid, 7));
+    say("ends", go(CONT, pid, 0));
+    // They outlive their tracer, whose program then dies of them.
+    let pid = traced(0, || {
+        WATCHED[0].store(1, SeqCst);
+        5
+    });
+    poke_dr(pid, 0, watched(0));
+    poke_dr(pid, 7, 1 | 0x9 << 16);
+    say("detach", pt(17, pid, 0, 0));
+    say("dies", wait(pid));
 }

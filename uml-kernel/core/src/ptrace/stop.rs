@@ -87,6 +87,7 @@ fn rest(cx: &mut Ctx<'_>, code: i32, message: u64, kind: Kind) -> Option<Go> {
     task.ptrace.set_flag(SYSCALLS, how == Resume::Syscall);
     task.ptrace.set_flag(STEP, matches!(how, Resume::Step | Resume::SysemuStep));
     task.ptrace.set_flag(EMULATE, matches!(how, Resume::Sysemu | Resume::SysemuStep));
+    super::debug::apply(cx);
     let mut stop = stop?;
     if task.ptrace.flag(STEP) {
         stop.regs.eflags |= TF;

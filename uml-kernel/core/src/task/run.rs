@@ -324,6 +324,9 @@ fn exception(cx: &mut Ctx<'_>, e: &Exception) {
             Fault::Access => code = SEGV_ACCERR,
         }
     }
+    if e.signo == libc::SIGTRAP {
+        crate::ptrace::trapped(cx, code);
+    }
     *task.trap.lock() =
         Trap { trapno: e.trapno, err: e.err, cr2: if e.trapno == PAGE_FAULT { e.addr } else { 0 } };
     // A general-protection fault has no address: SI_KERNEL, as on Linux.

@@ -12,7 +12,8 @@ use super::machine::Machine;
 use super::park::PARKED;
 use super::serve::{First, run_again};
 use super::space::GuestSpace;
-use crate::api::{Context, Event, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::api::{Context, DebugRegs, Event, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::debug::{self, Access};
 use crate::hostcall::{self, Call};
 use crate::placement::Confined;
 use crate::pool::Reservation;
@@ -239,6 +240,32 @@ impl Cx {
         }
     }
 
+    /// Makes `access` to the thread's debug registers. It can be stopped when a call it waits in is answered: it comes
+    /// back with an event after a call that changes nothing.
+    fn debug(&mut self, access: Access) -> Result<u64> {
+        let id = self.enter_handler()?;
+        self.proposed = None;
+        let nothing = Call::new(libc::SYS_getuid, [0; 6]);
+        hostcall::put_calls(self.slot(), &[nothing]);
+        let (cx, pid) = (self.cx.clone(), self.cx.space.process.raw_pid());
+        let mut result = Err(errno::ESRCH);
+        let event = self.group().talk_around(&cx, vec![nothing], |g| {
+            let mut answered = Ok(());
+            result = debug::visit(pid, cx.tid, access, || {
+                answered = g.answer(&cx, id, Answer::Value(1));
+            });
+            answered
+        });
+        match event {
+            Ok(n) => self.set_at(At::Handler(n.id)),
+            Err(e) => {
+                self.set_at(At::Gone);
+                return Err(e);
+            }
+        }
+        result
+    }
+
     /// Registers and starts a thread that stopped at its first event.
     fn start_child(&self, child: &Arc<Ctx>, runner: Arc<dyn Runner>, event: u64) {
         *child.runner.lock().unwrap_or_else(PoisonError::into_inner) = Some(runner.clone());
@@ -413,6 +440,14 @@ impl Context for Cx {
         let event = self.talk(id, Answer::Value(cmd::CMPXCHG as i64), Vec::new())?;
         self.set_at(At::Handler(event.id));
         if event.args[1] == 0 { Ok(event.args[2] as u32) } else { Err(errno::EFAULT) }
+    }
+
+    fn set_debug_registers(&mut self, regs: &DebugRegs) -> Result<()> {
+        self.debug(Access::Set(*regs)).map(drop)
+    }
+
+    fn debug_status(&mut self) -> Result<u64> {
+        self.debug(Access::Status)
     }
 
     fn spawn_thread(&mut self, runner: Arc<dyn Runner>, regs: &Regs) -> Result<()> {

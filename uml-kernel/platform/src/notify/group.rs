@@ -483,7 +483,7 @@ impl Group {
     }
 
     /// Answers the context's event, or wakes it with a command when it is parked.
-    fn answer(&self, cx: &Ctx, id: u64, answer: Answer) -> Result<()> {
+    pub fn answer(&self, cx: &Ctx, id: u64, answer: Answer) -> Result<()> {
         if id != PARKED {
             return self.listener.send(id, answer);
         }

@@ -199,6 +199,10 @@ impl Platform for Machine {
         park::park_served()
     }
 
+    fn has_debug_registers(&self) -> bool {
+        self.base.has_debug_registers()
+    }
+
     fn shutdown(&self) {
         HostProcess::new(self.base.zygote.pid).kill();
         self.children.shut_down();

@@ -9,7 +9,10 @@ use uml_stub::entry;
 use super::machine::Machine;
 use super::space::GuestSpace;
 use super::tracee::{Go, Stop, Tracee};
-use crate::api::{Context, Event, Exception, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::api::{
+    Context, DebugRegs, Event, Exception, Kick, MemOp, Regs, Runner, Space, Syscall,
+};
+use crate::debug::Access;
 use crate::hostcall::{self, Call};
 use crate::paired::{self, Paired, Resumed};
 use crate::pool::{Pool, Reservation};
@@ -432,6 +435,11 @@ impl Cx {
         }))
     }
 
+    fn debug(&mut self, access: Access) -> Result<u64> {
+        let t = self.hold()?;
+        access.on(t)
+    }
+
     /// Makes the pending call on the guest's behalf.
     fn pass(&mut self) -> i64 {
         let Some(c) = self.call else { return ENOSYS };
@@ -688,6 +696,14 @@ impl Context for Cx {
             (r.rcx, r.rax, r.rdx) = (addr, old.into(), new.into());
         })
         .map(|v| v as u32)
+    }
+
+    fn set_debug_registers(&mut self, regs: &DebugRegs) -> Result<()> {
+        self.debug(Access::Set(*regs)).map(drop)
+    }
+
+    fn debug_status(&mut self) -> Result<u64> {
+        self.debug(Access::Status)
     }
 
     fn spawn_thread(&mut self, runner: Arc<dyn Runner>, regs: &Regs) -> Result<()> {

@@ -189,6 +189,11 @@ impl Platform for Machine {
         seat::asleep(f);
     }
 
+    /// The tracers of the threads are there already; the zygote has none.
+    fn has_debug_registers(&self) -> bool {
+        self.base.has_debug_registers()
+    }
+
     fn shutdown(&self) {
         HostProcess::new(self.base.zygote.pid).kill();
         self.children.shut_down();

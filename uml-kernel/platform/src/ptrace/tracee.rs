@@ -71,6 +71,13 @@ impl Tracee {
         Ok(t)
     }
 
+    /// Attaches to a running thread for a moment; see [`crate::debug::visit`].
+    pub fn visit(pid: i32, tid: i32) -> Result<Tracee> {
+        let t = Tracee { tid, leader: pid == tid };
+        t.request(libc::PTRACE_SEIZE, 0, 0)?;
+        Ok(t)
+    }
+
     fn request(&self, request: u32, addr: usize, data: usize) -> Result<()> {
         // SAFETY: the callers pass addresses of live objects where the request wants them.
         let r = unsafe { libc::syscall(libc::SYS_ptrace, request, self.tid, addr, data) };
@@ -110,6 +117,17 @@ impl Tracee {
 
     pub fn set_rax(&self, v: i64) -> Result<()> {
         self.request(libc::PTRACE_POKEUSER, offset_of!(Regs, rax), v as usize)
+    }
+
+    /// Reads debug register `n` (0 to 7).
+    pub fn debug_register(&self, n: usize) -> Result<u64> {
+        let mut value = 0u64;
+        self.request(libc::PTRACE_PEEKUSER, debug_offset(n), (&raw mut value) as usize)?;
+        Ok(value)
+    }
+
+    pub fn set_debug_register(&self, n: usize, value: u64) -> Result<()> {
+        self.request(libc::PTRACE_POKEUSER, debug_offset(n), value as usize)
     }
 
     /// The call at whose entry the thread is stopped (Linux 5.3).
@@ -160,6 +178,11 @@ impl Tracee {
             }
         }
     }
+}
+
+/// Where debug register `n` is in the user area.
+fn debug_offset(n: usize) -> usize {
+    offset_of!(libc::user, u_debugreg) + n * size_of::<u64>()
 }
 
 /// Reads the stop code of ptrace(2): a signal, and above it an event.

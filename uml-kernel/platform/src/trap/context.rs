@@ -9,7 +9,8 @@ use uml_stub::{cmd, slot};
 
 use super::machine::Machine;
 use super::space::{GONE, GuestSpace, await_turn, set_turn, turn};
-use crate::api::{Context, Event, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::api::{Context, DebugRegs, Event, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::debug::{self, Access};
 use crate::hostcall::{self, Call};
 use crate::paired::{self, Paired, Resumed};
 use crate::pool::{Pool, Reservation};
@@ -174,6 +175,13 @@ impl Cx {
             return false;
         }
         !self.cx.space.process.is_gone()
+    }
+
+    /// Makes `access` to the debug registers of the thread, which waits for its turn.
+    fn debug(&self, access: Access) -> Result<u64> {
+        self.check_alive()?;
+        let tid = self.cx.tid.load(Ordering::Relaxed);
+        debug::visit(self.cx.space.process.raw_pid(), tid, access, || {})
     }
 
     /// Makes the pending call on the guest's behalf.
@@ -396,6 +404,14 @@ impl Context for Cx {
             return Err(errno::ESRCH);
         }
         if s.get(slot::DONE) == 0 { Ok(s.get(slot::RESULT) as u32) } else { Err(errno::EFAULT) }
+    }
+
+    fn set_debug_registers(&mut self, regs: &DebugRegs) -> Result<()> {
+        self.debug(Access::Set(*regs)).map(drop)
+    }
+
+    fn debug_status(&mut self) -> Result<u64> {
+        self.debug(Access::Status)
     }
 
     fn spawn_thread(&mut self, runner: Arc<dyn Runner>, regs: &Regs) -> Result<()> {

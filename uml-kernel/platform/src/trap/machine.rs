@@ -186,6 +186,10 @@ impl Platform for Machine {
         seat::asleep(f);
     }
 
+    fn has_debug_registers(&self) -> bool {
+        self.base.has_debug_registers()
+    }
+
     fn shutdown(&self) {
         HostProcess::new(self.base.zygote.pid).kill();
         self.children.shut_down();

@@ -32,8 +32,18 @@ impl Group {
         answer: Answer,
         expect: Vec<Call>,
     ) -> Result<Notif> {
+        self.talk_around(cx, expect, |g| g.answer(cx, id, answer))
+    }
+
+    /// As [`Group::talk`]; `answer` gives the answer to the context's event.
+    pub fn talk_around(
+        self: &Arc<Group>,
+        cx: &Arc<Ctx>,
+        expect: Vec<Call>,
+        answer: impl FnOnce(&Group) -> Result<()>,
+    ) -> Result<Notif> {
         let receiving = self.begin(cx, expect);
-        if self.answer(cx, id, answer).is_err() {
+        if answer(self).is_err() {
             self.died(cx, false);
         }
         let ended = self.wait(cx, receiving, |st| {
