@@ -77,7 +77,10 @@ impl Foundation {
             ncpus: setup.cpus.len(),
             rseq: false,
         };
-        Ok((Foundation { region, zygote, limits, xstate: OnceLock::new(), debug: OnceLock::new() }, start))
+        Ok((
+            Foundation { region, zygote, limits, xstate: OnceLock::new(), debug: OnceLock::new() },
+            start,
+        ))
     }
 
     pub fn limits(&self) -> Limits {

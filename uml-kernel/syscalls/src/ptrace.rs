@@ -21,7 +21,9 @@ pub const TABLE: &[Entry] = &[call!(
     "ptrace",
     ptrace(Int, Pid, Addr, Addr),
     Never,
-    Partial("no block steps, thread areas and filter dumps; hardware breakpoints as the host allows")
+    Partial(
+        "no block steps, thread areas and filter dumps; hardware breakpoints as the host allows"
+    )
 )];
 
 const TRACEME: u32 = 0;

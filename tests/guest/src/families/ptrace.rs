@@ -591,7 +591,8 @@ fn peek_dr(pid: i32, n: usize) -> String {
     if r.is_ok() { format!("{v:#x}") } else { r.to_string() }
 }
 
-static WATCHED: [std::sync::atomic::AtomicU64; 2] = [const { std::sync::atomic::AtomicU64::new(0) }; 2];
+static WATCHED: [std::sync::atomic::AtomicU64; 2] =
+    [const { std::sync::atomic::AtomicU64::new(0) }; 2];
 
 fn watched(i: usize) -> u64 {
     WATCHED[i].as_ptr() as u64

@@ -7,8 +7,8 @@ use uml_platform::DebugRegs;
 
 use super::{DEBUG, Ptrace};
 use crate::ctx::Ctx;
-use uml_base::pr_warn;
 use crate::task::Task;
+use uml_base::pr_warn;
 
 /// Bits of DR7 that can be set.
 const CONTROL: u64 = 0xffff_03ff;
@@ -137,8 +137,8 @@ pub(crate) fn trapped(cx: &mut Ctx<'_>, code: i32) {
     if !cx.task.ptrace.traced() || !matches!(code, TRAP_TRACE | TRAP_HWBKPT) {
         return;
     }
-    let enabled = cx.task.ptrace.flag(DEBUG)
-        && cx.task.ptrace.state.lock().debug.regs.control & 0xff != 0;
+    let enabled =
+        cx.task.ptrace.flag(DEBUG) && cx.task.ptrace.state.lock().debug.regs.control & 0xff != 0;
     let status = if enabled { cx.hw.debug_status().unwrap_or(0) } else { STEPPED };
     // Hosts before Linux 5.10 leave the reserved bits out.
     cx.task.ptrace.state.lock().debug.status = status & HAPPENED | QUIET;

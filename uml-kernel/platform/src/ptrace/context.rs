@@ -9,9 +9,7 @@ use uml_stub::entry;
 use super::machine::Machine;
 use super::space::GuestSpace;
 use super::tracee::{Go, Stop, Tracee};
-use crate::api::{
-    Context, DebugRegs, Event, Exception, Kick, MemOp, Regs, Runner, Space, Syscall,
-};
+use crate::api::{Context, DebugRegs, Event, Exception, Kick, MemOp, Regs, Runner, Space, Syscall};
 use crate::debug::Access;
 use crate::hostcall::{self, Call};
 use crate::paired::{self, Paired, Resumed};
