@@ -19,7 +19,7 @@ use uml_base::{Events, Mutex, Rank, WaitQueue};
 use crate::kernel::Kernel;
 use crate::memory::limit::GroupMemory;
 use crate::task::process::Usage;
-use crate::task::{Process, Task, WaitKind, usage};
+use crate::task::{Process, RunState, Task, WaitKind, usage};
 use bandwidth::{Bandwidth, GroupCpu};
 
 /// Controllers by name, with their bits; the order of `cgroup.controllers`.
@@ -597,14 +597,18 @@ impl Cgroups {
         self.announce(group);
     }
 
-    /// True when every task of the group and below has come to rest in the freezer.
+    /// True when every task of the group and below has come to rest: in the freezer, stopped, or stopped for its tracer
+    /// (cgroup-v2.rst, "cgroup.freeze").
     pub fn is_frozen(&self, kernel: &Kernel, group: &Arc<Cgroup>) -> bool {
+        let rests = |th: &Arc<Task>| {
+            th.frozen.load(Ordering::SeqCst)
+                || matches!(th.run_state(), RunState::Stopped | RunState::Traced)
+        };
         group.is_freezing()
-            && self.members(kernel, group, true).iter().all(|t| {
-                crate::signal::threads_of(kernel, &t.process)
-                    .iter()
-                    .all(|th| th.frozen.load(Ordering::SeqCst))
-            })
+            && self
+                .members(kernel, group, true)
+                .iter()
+                .all(|t| crate::signal::threads_of(kernel, &t.process).iter().all(rests))
     }
 
     /// Kills every process of the group and below (`cgroup.kill`).
@@ -622,9 +626,12 @@ impl Process {
     }
 }
 
-/// Sleeps while the task's group is frozen; returns whether it was.
+/// Sleeps while the task's group is frozen; returns whether it was. A tracer's interruption ends it for the stop, after which
+/// the task comes back here.
 pub(crate) fn rest_in_freezer(task: &Arc<Task>) -> bool {
     if !task.process.is_freezing() {
+        // It may have thawed while a tracer had the task.
+        task.frozen.store(false, Ordering::SeqCst);
         return false;
     }
     let kernel = task.kernel();
@@ -637,12 +644,17 @@ pub(crate) fn rest_in_freezer(task: &Arc<Task>) -> bool {
         let group = kernel.cgroups.of(&process);
         let over = || {
             let moved = !Arc::ptr_eq(&kernel.cgroups.of(&process), &group);
-            (moved || !process.is_freezing()).then_some(())
+            let trap = crate::ptrace::trap_pending(task);
+            (moved || trap || !process.is_freezing()).then_some(())
         };
         let r =
             task.wait(&group.thaw, Events::ALL, WaitKind::Frozen, None, "do_freezer_trap", over);
         if r.is_err() || !process.is_freezing() {
             break;
+        }
+        if crate::ptrace::trap_pending(task) {
+            // The group stays frozen meanwhile.
+            return true;
         }
     }
     task.frozen.store(false, Ordering::SeqCst);

@@ -316,13 +316,8 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
             t.opts.lock().pmtu = n as u8;
         }
         libc::IP_RECVERR => t.opts.lock().recv_err = int(v)? != 0,
-        IP_RECVERR_RFC4884 | IP_BIND_ADDRESS_NO_PORT | libc::IP_MINTTL => {
-            int(v)?;
-            if name == libc::IP_MINTTL {
-                return Err(ENOPROTOOPT);
-            }
-        }
-        IP_LOCAL_PORT_RANGE => return Err(ENOPROTOOPT),
+        IP_BIND_ADDRESS_NO_PORT => t.opts.lock().bind_no_port = int(v)? != 0,
+        IP_RECVERR_RFC4884 | IP_LOCAL_PORT_RANGE | libc::IP_MINTTL => return Err(ENOPROTOOPT),
         libc::IP_FREEBIND => t.opts.lock().free_bind = int(v)? != 0,
         libc::IP_TRANSPARENT => {
             let on = int(v)? != 0;
@@ -571,7 +566,7 @@ fn get_v4(t: &Target<'_>, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
         libc::IP_RECVOPTS => wants(recv::OPTIONS),
         libc::IP_RETOPTS => wants(recv::RETOPTS),
         IP_CHECKSUM => wants(recv::CHECKSUM),
-        IP_BIND_ADDRESS_NO_PORT | IP_RECVERR_RFC4884 => one(0),
+        IP_BIND_ADDRESS_NO_PORT => flag(o.bind_no_port),
         libc::IP_OPTIONS => Ok(o.options.bytes().to_vec()),
         _ => Err(ENOPROTOOPT),
     }

@@ -48,6 +48,8 @@ pub struct IpOptions {
     pub dontfrag: bool,
     pub free_bind: bool,
     pub transparent: bool,
+    /// IP_BIND_ADDRESS_NO_PORT: bind(2) of port 0 leaves the choice to connect(2) or the first datagram.
+    pub bind_no_port: bool,
     pub v6only: bool,
     /// IP_OPTIONS.
     pub options: v4_options::Options,
@@ -93,6 +95,7 @@ impl Default for IpOptions {
             dontfrag: false,
             free_bind: false,
             transparent: false,
+            bind_no_port: false,
             v6only: false,
             options: Default::default(),
             headers: Headers::default(),

@@ -1,6 +1,9 @@
 //! TCP sockets: connections and listeners with their addresses (tcp(7)).
 
-use std::collections::{HashMap, VecDeque};
+mod data;
+mod end;
+
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -10,7 +13,7 @@ use uml_base::{Events, Mutex, Rank, WaitQueue};
 
 use crate::icmp::Notice;
 use crate::ip::{self, Dst};
-use crate::packet::{Data, Frag, Gso, GsoKind, Packet};
+use crate::packet::{Data, Gso, GsoKind, Packet};
 use crate::ports::Claim;
 use crate::sock::{self, IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
@@ -46,7 +49,7 @@ pub(crate) struct Inner {
     /// Earliest timer entry.
     pub(crate) armed: Time,
     confirmed: Time,
-    /// Called when urgent data arrives (SIGURG).
+    /// Of listen(2).
     pub(crate) backlog: i32,
     /// How the segment came that made this connection of a listener's.
     pub(crate) arrival: Option<Arrival>,
@@ -234,9 +237,9 @@ impl TcpSocket {
 
     /// bind(2).
     pub fn bind(&self, addr: SocketAddr, scope: u32) -> Result<()> {
-        let free = {
+        let (free, no_port) = {
             let o = self.opts.lock();
-            o.free_bind || o.transparent
+            (o.free_bind || o.transparent, o.bind_no_port && addr.port() == 0)
         };
         let mut i = self.inner.lock();
         if i.bound || !matches!(i.role, Role::Idle) {
@@ -244,6 +247,10 @@ impl TcpSocket {
         }
         if !free {
             self.stack.check_bindable(addr.ip(), scope)?;
+        }
+        if no_port {
+            (i.local, i.scope) = (addr, scope);
+            return Ok(());
         }
         self.take_port(&mut i, addr)?;
         (i.bound, i.scope) = (true, scope);
@@ -287,8 +294,9 @@ impl TcpSocket {
             Role::Idle => {}
         }
         if !i.claimed {
-            let addr = SocketAddr::new(unspecified(self.v6), 0);
-            self.take_port(&mut i, addr)?;
+            let no_port = self.opts.lock().bind_no_port;
+            let addr = if no_port { i.local.ip() } else { unspecified(self.v6) };
+            self.take_port(&mut i, SocketAddr::new(addr, 0))?;
         }
         let port = i.local.port();
         self.stack.tcp.ports.listen(port, self.id)?;
@@ -562,212 +570,6 @@ impl TcpSocket {
         m.df = o.pmtu != sock::pmtu::DONT;
         self.stack.snmp.tcp_out_segs.inc();
         let _ = self.stack.send_ip(cx, way, &m, p);
-    }
-
-    // What programs do.
-
-    /// Room for a write: `EAGAIN` when there is none, `EPIPE`, `ENOTCONN`, the connection's error.
-    pub fn room(&self) -> Result<usize> {
-        let mut i = self.inner.lock();
-        match &mut i.role {
-            Role::Conn(t) => {
-                if let Some(e) = t.error.take() {
-                    return Err(e);
-                }
-                t.room()
-            }
-            _ => Err(EPIPE),
-        }
-    }
-
-    /// True when a writer that waits has something to do: enough room, or an end.
-    pub fn room_or_over(&self) -> bool {
-        match &self.inner.lock().role {
-            Role::Conn(t) => match t.room() {
-                Ok(_) => t.writable(),
-                Err(EAGAIN) => false,
-                Err(_) => true,
-            },
-            _ => true,
-        }
-    }
-
-    /// True when a reader that waits for `n` bytes from `skip` on has something to do.
-    pub fn readable_or_over(&self, skip: usize, n: usize) -> bool {
-        match &self.inner.lock().role {
-            Role::Conn(t) => {
-                let have = t.readable().saturating_sub(skip);
-                have >= n.min(t.rcvbuf() / 2).max(1)
-                    || t.error.is_some()
-                    || t.shut_read
-                    || t.fin_reached()
-                    || t.state == State::Closed
-                    || (have > 0 && t.to_mark().is_some())
-            }
-            _ => true,
-        }
-    }
-
-    /// Appends data; the caller asked for room.
-    pub fn write(&self, data: Vec<Frag>, more: bool, urgent: bool) -> Result<()> {
-        self.with(|t, now, out| t.write(data, more, urgent, now, out))
-    }
-
-    /// Data to read, from `skip` on; see [`Tcb::peek`]. `ENOTCONN` when there never was a connection.
-    pub fn peek(&self, skip: usize, max: usize) -> Result<Data> {
-        let mut i = self.inner.lock();
-        match &mut i.role {
-            Role::Conn(t) => t.peek(skip, max),
-            _ => Err(ENOTCONN),
-        }
-    }
-
-    /// The program took `n` bytes.
-    pub fn consume(&self, n: usize) {
-        let _ = self.with(|t, now, out| t.consume(n, now, out));
-    }
-
-    /// shutdown(2): `ENOTCONN`.
-    pub fn shutdown(&self, read: bool, write: bool) -> Result<()> {
-        if self.inner.lock().is_listening() {
-            // Ends listening; waiting accept calls fail (as Linux has it).
-            if read {
-                self.stop_listening();
-            }
-            return Ok(());
-        }
-        self.with(|t, now, out| {
-            if t.state == State::Closed {
-                return Err(ENOTCONN);
-            }
-            if write {
-                t.finish(now, out);
-            }
-            if read {
-                t.shut_read = true;
-                out.events |= Events::ALL;
-            }
-            Ok(())
-        })?
-    }
-
-    pub(crate) fn stop_listening(&self) {
-        let (waiting, port) = {
-            let mut i = self.inner.lock();
-            let port = i.local.port();
-            let waiting = match std::mem::replace(&mut i.role, Role::Idle) {
-                Role::Listen(l) => l.into_waiting(),
-                other => {
-                    i.role = other;
-                    VecDeque::new()
-                }
-            };
-            if i.claimed && !i.bound {
-                i.claimed = false;
-                self.stack.tcp.ports.release(port, self.id);
-            }
-            (waiting, port)
-        };
-        self.stack.tcp.unlisten(port, self);
-        self.stack.tcp.ports.change(port, self.id, |c| c.listening = false);
-        for s in waiting {
-            s.close(true);
-        }
-        self.wait.wake_all(Events::ALL);
-    }
-
-    /// Ends a connection or a listener while programs have it (SOCK_DESTROY): they find `ECONNABORTED`.
-    pub fn destroy(&self) {
-        let listening = self.inner.lock().is_listening();
-        if listening {
-            self.stop_listening();
-            return;
-        }
-        let _ = self.with(|t, _, out| t.destroy(ECONNABORTED, out));
-    }
-
-    /// Drops a request that is not confirmed.
-    pub fn forget(&self, q: &Quad) {
-        if let Role::Listen(l) = &mut self.inner.lock().role {
-            l.forget(q);
-        }
-    }
-
-    /// Connections that the other side has begun and not confirmed: their ends, how often they were answered again, and when
-    /// they are next.
-    pub fn half_open(&self) -> Vec<(Quad, u32, Time)> {
-        match &self.inner.lock().role {
-            Role::Listen(l) => l.half_open(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The last descriptor is closed; `abort` resets the connection (SO_LINGER with zero).
-    pub fn close(&self, abort: bool) {
-        let listening = self.inner.lock().is_listening();
-        if listening {
-            self.stop_listening();
-        }
-        self.stack.enter(|cx| {
-            let mut i = self.inner.lock();
-            i.closed = true;
-            let mut out = Out::default();
-            match &mut i.role {
-                Role::Conn(t) => {
-                    t.close(abort, cx.now, &mut out);
-                    self.after(cx, &mut i, out);
-                }
-                _ => {
-                    if std::mem::take(&mut i.claimed) {
-                        self.stack.tcp.ports.release(i.local.port(), self.id);
-                    }
-                }
-            }
-        });
-        sock::leave_all(&self.stack, &self.opts);
-    }
-
-    /// connect(2) with AF_UNSPEC.
-    pub fn disconnect(&self) {
-        if self.inner.lock().is_listening() {
-            self.stop_listening();
-            return;
-        }
-        let _ = self.with(|t, _, out| t.abort(out));
-        let mut i = self.inner.lock();
-        i.role = Role::Idle;
-        i.remote = None;
-    }
-
-    /// The last descriptor is closed.
-    pub fn is_closed(&self) -> bool {
-        self.inner.lock().closed
-    }
-
-    /// Bytes of a closed socket that its peer has not acknowledged, its FIN included.
-    pub(crate) fn undelivered(&self) -> usize {
-        let i = self.inner.lock();
-        match &i.role {
-            Role::Conn(t)
-                if i.closed
-                    && matches!(t.state, State::FinWait1 | State::Closing | State::LastAck) =>
-            {
-                t.unacked() + 1
-            }
-            _ => 0,
-        }
-    }
-
-    /// Everything sent is acknowledged, or the connection is over (SO_LINGER).
-    pub fn lingered(&self) -> bool {
-        match &self.inner.lock().role {
-            Role::Conn(t) => {
-                !matches!(t.state, State::FinWait1 | State::Closing | State::LastAck)
-                    && t.unacked() == 0
-                    || t.state == State::Closed
-            }
-            _ => true,
-        }
     }
 
     /// SO_ERROR.

@@ -148,14 +148,18 @@ impl UdpSocket {
         if inner.bound {
             return Err(EINVAL);
         }
-        let free = {
+        let (free, no_port) = {
             let o = self.opts.lock();
-            o.free_bind || o.transparent
+            (o.free_bind || o.transparent, o.bind_no_port && addr.port() == 0)
         };
         if !free {
             self.stack.check_bindable(addr.ip(), scope)?;
         }
         inner.scope = scope;
+        if no_port {
+            self.names.lock().local = addr;
+            return Ok(());
+        }
         self.enter_table(&mut inner, addr)
     }
 
@@ -181,7 +185,9 @@ impl UdpSocket {
         if inner.bound {
             return Ok(());
         }
-        self.enter_table(inner, SocketAddr::new(unspecified(self.v6), 0)).map_err(|_| EAGAIN)
+        let no_port = self.opts.lock().bind_no_port;
+        let addr = if no_port { self.names.lock().local.ip() } else { unspecified(self.v6) };
+        self.enter_table(inner, SocketAddr::new(addr, 0)).map_err(|_| EAGAIN)
     }
 
     /// connect(2).

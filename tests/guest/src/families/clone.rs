@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 cases! {
-    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root, pidfd_fdinfo_root: root, frozen_root: root,
+    vfork_blocks_parent, clone_vm, clone_files_fs, clone_sighand, clone_parent, clone_settid, clone_errors, clone3_forms, set_tid, set_tid_two_levels_root: root, clone_exit_signal, wait_clone_kinds, threads_exit_group, pidfd, pidfd_proc_directory, into_cgroup_root: root, pidfd_fdinfo_root: root, frozen_root: root, frozen_vfork_root: root, cgroup_opener_root: root,
 }
 
 fn vfork_blocks_parent() {
@@ -602,4 +602,64 @@ fn frozen_root() {
     c!(libc::kill(pid, libc::SIGKILL));
     say("ended", reap(pid));
     say("rmdir", c!(libc::rmdir(cstr(&group).as_ptr())));
+}
+
+/// Who waits for the child of a vfork(2) is at rest when the child is.
+fn frozen_vfork_root() {
+    let group = own_cgroup("frozen_vfork");
+    let put = |file: &str, text: &str| std::fs::write(format!("{group}/{file}"), text).is_ok();
+    let e = Event::new();
+    let pid = child(|| {
+        e.wait();
+        let flags = libc::CLONE_VFORK | libc::SIGCHLD;
+        if sc!(libc::SYS_clone, flags, 0, 0, 0, 0).is(0) {
+            loop {
+                unsafe { libc::pause() };
+            }
+        }
+        0
+    });
+    say("moved", put("cgroup.procs", &pid.to_string()));
+    e.post();
+    let members = || std::fs::read_to_string(format!("{group}/cgroup.procs")).unwrap_or_default();
+    while members().lines().count() < 2 {
+        pause_poll();
+    }
+    say("freeze", put("cgroup.freeze", "1"));
+    let frozen = || std::fs::read_to_string(format!("{group}/cgroup.events")).unwrap_or_default();
+    while !frozen().contains("frozen 1") {
+        pause_poll();
+    }
+    say("kill", put("cgroup.kill", "1"));
+    say("ended", reap(pid));
+    while !members().is_empty() {
+        pause_poll();
+    }
+    say("rmdir", c!(libc::rmdir(cstr(&group).as_ptr())));
+}
+
+/// A descriptor of `cgroup.procs` moves what its opener could move, whoever writes to it (CVE-2021-4197).
+fn cgroup_opener_root() {
+    let group = own_cgroup("opener");
+    let (a, b) = (format!("{group}/a"), format!("{group}/b"));
+    for dir in [&a, &b] {
+        std::fs::create_dir(dir).ok();
+        let procs = cstr(&format!("{dir}/cgroup.procs"));
+        say("theirs", c!(libc::chown(procs.as_ptr(), 65534, 65534)));
+    }
+    let pid = child(|| {
+        let procs = format!("{b}/cgroup.procs");
+        say("into a", std::fs::write(format!("{a}/cgroup.procs"), "0").is_ok());
+        say("seteuid", c!(libc::seteuid(65534)));
+        let fd = open(&procs, libc::O_WRONLY).fd();
+        say("back", c!(libc::seteuid(0)));
+        say("opened by another", c!(libc::write(fd, c"0".as_ptr().cast(), 1)));
+        let fd = open(&procs, libc::O_WRONLY).fd();
+        say("opened by root", c!(libc::write(fd, c"0".as_ptr().cast(), 1)));
+        0
+    });
+    say("ended", reap(pid));
+    for dir in [&a, &b, &group] {
+        say("rmdir", c!(libc::rmdir(cstr(dir).as_ptr())));
+    }
 }

@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, lingering_close, nonblocking, peek_and_waitall,
-    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes, v6_ioctls: root, v6_ioctls_as_user,
+    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes, bind_without_port, v6_ioctls: root, v6_ioctls_as_user,
 }
 
 const STREAM: i32 = libc::SOCK_STREAM;
@@ -663,4 +663,55 @@ fn try_v6_ioctls() {
     say("delete what is gone", route(DELRT, "fd01::", 64, "::", 0, 1, 1));
     say("remove", address(DELADDR, "fd00::1", 64, 1));
     say("remove again", address(DELADDR, "fd00::1", 64, 1));
+}
+
+/// IP_BIND_ADDRESS_NO_PORT: bind(2) keeps the address and leaves the port to what follows.
+fn bind_without_port() {
+    const BIND_ADDRESS_NO_PORT: i32 = 24;
+    let set = |fd: i32, v: i32| {
+        let v = &raw const v;
+        c!(libc::setsockopt(fd, libc::IPPROTO_IP, BIND_ADDRESS_NO_PORT, v.cast(), 4))
+    };
+    let get = |fd: i32| {
+        let (mut v, mut n) = (9i32, 4u32);
+        let p = &raw mut v;
+        let r = c!(libc::getsockopt(fd, libc::IPPROTO_IP, BIND_ADDRESS_NO_PORT, p.cast(), &mut n));
+        format!("{r} {v}")
+    };
+    let told = |fd: i32| match name(fd, false) {
+        Ok((port, addr, _)) => format!("{addr} {}", port != 0),
+        Err(r) => r.to_string(),
+    };
+    let to = |fd: i32, host: u32, port: u16| {
+        let (mut a, n) = addr(false, port, false);
+        unsafe { (*(&raw mut a).cast::<libc::sockaddr_in>()).sin_addr.s_addr = host.to_be() };
+        c!(libc::bind(fd, (&raw const a).cast(), n))
+    };
+    for kind in [STREAM, DGRAM] {
+        let l = socket(false, kind);
+        bind(l, false, 0, false);
+        if kind == STREAM {
+            c!(libc::listen(l, 5));
+        }
+        let s = socket(false, kind);
+        say("off", get(s));
+        say("set", set(s, 7));
+        say("on", get(s));
+        say("bind", to(s, 0x7f00_0005, 0));
+        say("no port yet", told(s));
+        say("again", to(s, 0x7f00_0006, 0));
+        say("address", told(s));
+        say("connect", connect(s, false, port(l)));
+        say("now", told(s));
+        let s = socket(false, kind);
+        set(s, 1);
+        say("a port asked for", to(s, 0x7f00_0007, 34567));
+        say("is had", told(s));
+        say("twice", to(s, 0x7f00_0007, 0));
+    }
+    let s = socket(false, STREAM);
+    set(s, 1);
+    to(s, 0x7f00_0005, 0);
+    say("listen", c!(libc::listen(s, 1)));
+    say("with a port", told(s));
 }

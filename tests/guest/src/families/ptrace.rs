@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 cases! {
     trace_me, signals, system_calls, changed_calls, syscall_info, registers, fp_registers, memory, breakpoint,
     single_steps, fork_events, thread_events, exec_event, exit_event, attach_detach, seize_interrupt, group_stops,
-    exit_kill, errors, seccomp_trace, debug_registers, debug_register_errors, debug_registers_of_whom,
+    exit_kill, errors, seccomp_trace, debug_registers, debug_register_errors, debug_registers_of_whom, frozen_tracee_root: root,
 }
 
 const TRACEME: i32 = 0;
@@ -713,4 +713,43 @@ fn debug_registers_of_whom() {
     poke_dr(pid, 7, 1 | 0x9 << 16);
     say("detach", pt(17, pid, 0, 0));
     say("dies", wait(pid));
+}
+
+/// A frozen task stops for its tracer, and its group stays frozen.
+fn frozen_tracee_root() {
+    let group = super::clone::own_cgroup("frozen_tracee");
+    let pid = child(|| {
+        loop {
+            unsafe { libc::pause() };
+        }
+    });
+    let put = |file: &str, text: &str| std::fs::write(format!("{group}/{file}"), text).is_ok();
+    let frozen = || {
+        let text = std::fs::read_to_string(format!("{group}/cgroup.events")).unwrap_or_default();
+        text.contains("frozen 1")
+    };
+    say("moved", put("cgroup.procs", &pid.to_string()));
+    say("freeze", put("cgroup.freeze", "1"));
+    while !frozen() {
+        pause_poll();
+    }
+    say("seize", pt(SEIZE, pid, 0, 0));
+    say("interrupt", pt(INTERRUPT, pid, 0, 0));
+    say("stop", wait(pid));
+    say("frozen", frozen());
+    say("registers", regs(pid).rip != 0);
+    say("detach", pt(17, pid, 0, 0));
+    while !frozen() {
+        pause_poll();
+    }
+    say("thaw", put("cgroup.freeze", "0"));
+    say("not frozen", !frozen());
+    // A stopped task is at rest, too.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
+    say("stopped", wait_opt(pid, libc::WUNTRACED));
+    say("freeze", put("cgroup.freeze", "1"));
+    say("frozen", frozen());
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    say("ended", wait(pid));
+    say("rmdir", c!(libc::rmdir(cstr(&group).as_ptr())));
 }

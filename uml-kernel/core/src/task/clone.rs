@@ -293,8 +293,11 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
     }
     if let Some(done) = vfork {
         let finished = || done.done.load(Ordering::SeqCst).then_some(());
+        // It counts as frozen: the child may rest in the freezer.
+        parent.frozen.store(true, Ordering::SeqCst);
         // Killed meanwhile: the parent dies on its way out, the child keeps the memory.
         let _ = parent.wait(&done.queue, Events::ALL, WaitKind::Killable, None, "vfork", finished);
+        parent.frozen.store(false, Ordering::SeqCst);
         if parent.ptrace.traced() {
             ptrace::event(cx, ptrace::EVENT_VFORK_DONE, shown as u64);
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::cgroup::{CONTROLLERS, CPU, bandwidth};
-use uml_core::file::FileOps;
+use uml_core::file::{FileOps, Io};
 use uml_core::task::Task;
 
 use super::Subject;
@@ -21,7 +21,7 @@ pub static ROWS: &[Row<Subject>] = &[
     }),
     Row::setting("cgroup.max.depth", 0o644, show_depth, store_depth),
     Row::setting("cgroup.max.descendants", 0o644, show_descendants, store_descendants),
-    Row::setting("cgroup.procs", 0o644, show_procs, store_procs),
+    Row::opened("cgroup.procs", 0o644, show_procs, store_procs),
     Row::text("cgroup.stat", 0o444, show_stat),
     Row::setting("cgroup.subtree_control", 0o644, show_control, store_control),
     Row::setting("cgroup.threads", 0o644, show_threads, |_, _, _| Err(EOPNOTSUPP)),
@@ -142,10 +142,11 @@ fn show_threads(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-/// Moves the process with the given pid (0: the writer's own) here. Who writes must be allowed to write
+/// Moves the process with the given pid (0: the writer's own) here. Who opened the file must be allowed to write
 /// `cgroup.procs` of the nearest common ancestor too: a delegate cannot pull processes in from
-/// outside ("Delegation Containment").
-fn store_procs(s: &Subject, writer: &Task, data: &[u8]) -> Result<()> {
+/// outside ("Delegation Containment"), nor have somebody with more rights do it who writes to a descriptor he was given.
+fn store_procs(s: &Subject, io: &Io<'_>, data: &[u8]) -> Result<()> {
+    let writer = io.task;
     let w = words(data)?;
     let [word] = w[..] else { return Err(EINVAL) };
     let pid: i32 = word.parse().map_err(|_| EINVAL)?;
@@ -160,7 +161,7 @@ fn store_procs(s: &Subject, writer: &Task, data: &[u8]) -> Result<()> {
     };
     let from = kernel.cgroups.of(&task.process);
     let common = s.group.chain().find(|g| from.is_within(g)).ok_or(ENOENT)?;
-    s.control.attrs.may_write(common, "cgroup.procs", &writer.cred())?;
+    s.control.attrs.may_write(common, "cgroup.procs", io.opener)?;
     kernel.cgroups.migrate(&kernel, &task, &s.group)
 }
 

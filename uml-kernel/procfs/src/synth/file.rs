@@ -20,18 +20,27 @@ pub type Show<S> = fn(&S, &Task, &mut Text) -> Result<()>;
 /// Takes what was written.
 pub type Store<S> = fn(&S, &Task, &[u8]) -> Result<()>;
 
+/// Takes what was written, where it matters who opened the file.
+pub type StoreAs<S> = fn(&S, &Io<'_>, &[u8]) -> Result<()>;
+
 /// A file whose text is made by functions over a subject.
 pub struct TextBody<S> {
     subject: S,
     show: Option<Show<S>>,
     store: Option<Store<S>>,
+    store_as: Option<StoreAs<S>>,
     size: u64,
 }
 
 impl<S: Clone + Send + Sync + 'static> TextBody<S> {
     /// A file that can be read when there is a `show` and written when there is a `store`.
     pub fn new(subject: S, show: Option<Show<S>>, store: Option<Store<S>>) -> TextBody<S> {
-        TextBody { subject, show, store, size: 0 }
+        TextBody { subject, show, store, store_as: None, size: 0 }
+    }
+
+    /// A file whose `store` looks at its opener.
+    pub fn opened(subject: S, show: Show<S>, store: StoreAs<S>) -> TextBody<S> {
+        TextBody { subject, show: Some(show), store: None, store_as: Some(store), size: 0 }
     }
 
     /// With a `st_size`.
@@ -52,6 +61,10 @@ impl<S: Clone + Send + Sync + 'static> Regular for TextBody<S> {
             let s = self.subject.clone();
             f = f.writable(move |task, data| store(&s, task, data));
         }
+        if let Some(store) = self.store_as {
+            let s = self.subject.clone();
+            f.store = Some(Arc::new(move |io: &Io<'_>, data: &[u8]| store(&s, io, data)));
+        }
         Ok(Box::new(f))
     }
 
@@ -61,7 +74,12 @@ impl<S: Clone + Send + Sync + 'static> Regular for TextBody<S> {
 }
 
 type ShowFn = Arc<dyn Fn(&Task, &mut Text) -> Result<()> + Send + Sync>;
-type StoreFn = Arc<dyn Fn(&Task, &[u8]) -> Result<()> + Send + Sync>;
+type StoreFn = Arc<dyn Fn(&Io<'_>, &[u8]) -> Result<()> + Send + Sync>;
+
+/// A handler that does not mind who opened the file.
+fn by_writer(store: impl Fn(&Task, &[u8]) -> Result<()> + Send + Sync + 'static) -> StoreFn {
+    Arc::new(move |io: &Io<'_>, data: &[u8]| store(io.task, data))
+}
 
 /// A file whose text is made by closures.
 #[derive(Clone)]
@@ -79,7 +97,7 @@ impl TextFn {
 
     /// A file that can only be written.
     pub fn command(store: impl Fn(&Task, &[u8]) -> Result<()> + Send + Sync + 'static) -> TextFn {
-        TextFn { show: None, store: Some(Arc::new(store)), size: 0 }
+        TextFn { show: None, store: Some(by_writer(store)), size: 0 }
     }
 
     /// A file that can be written too.
@@ -87,7 +105,7 @@ impl TextFn {
         mut self,
         store: impl Fn(&Task, &[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> TextFn {
-        self.store = Some(Arc::new(store));
+        self.store = Some(by_writer(store));
         self
     }
 
@@ -132,7 +150,7 @@ impl TextFile {
         mut self,
         store: impl Fn(&Task, &[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> TextFile {
-        self.store = Some(Arc::new(store));
+        self.store = Some(by_writer(store));
         self
     }
 
@@ -167,7 +185,7 @@ impl FileOps for TextFile {
             return Ok(0);
         }
         let data = take_vec(src, WRITE_MAX)?;
-        store(io.task, &data)?;
+        store(io, &data)?;
         *off += data.len() as u64;
         Ok(data.len())
     }
