@@ -394,3 +394,30 @@ fn the_daemon_starts_and_stops_in_order() {
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
     assert!(at("a", "exit") <= at("b", "stop") && at("b", "exit") <= at("c", "stop"));
 }
+
+/// What a stock kernel that is killed leaves behind stands still for a tracer that is gone: the holder ends it.
+#[test]
+fn a_killed_kernel_leaves_nothing_that_stands_still() {
+    use std::os::unix::fs::PermissionsExt;
+    let w = World::new();
+    let script = w.write(
+        "kernel",
+        "#!/bin/sh\nsleep 1000 &\nkill -STOP $!\necho $! >\"$HOME/left.new\"\nmv \"$HOME/left.new\" \"$HOME/left\"\nexec sleep 1000\n",
+    );
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("[vm]\nkernel = \"{}\"\n[boot]\nroot = \"/\"\n", script.display());
+    w.write("k.toml", &text);
+    // It waits for a boot that does not come.
+    let log = std::fs::File::create(w.path("start.log")).unwrap();
+    let mut start = w.umld().args(["start", "k.toml"]).stderr(log).spawn().unwrap();
+    w.eventually("the kernel's child", || w.path("left").exists());
+    let left: i32 = std::fs::read_to_string(w.path("left")).unwrap().trim().parse().unwrap();
+    assert!(std::path::Path::new(&format!("/proc/{left}")).exists());
+    signal(w.status("k")["pid"].as_i64().unwrap() as i32, Signal::SIGKILL);
+    // Collected, too: the number is nobody's.
+    w.eventually("the end of what it left", || {
+        !std::path::Path::new(&format!("/proc/{left}")).exists()
+    });
+    assert_ne!(start.wait().unwrap().code(), Some(0));
+    assert_ne!(w.state("k"), "running");
+}

@@ -4,6 +4,7 @@
 //!
 //! * [`launch`] – the kernel process. [`line`] – a held console with its scroll-back, log and viewers.
 //! * [`serve`] – the event loop. [`client`] – one connection. [`policy`] – restarts.
+//! * [`leftovers`] – what a killed kernel leaves behind.
 //! * What outlives a holder that is killed: the daemon keeps duplicates of its descriptors ([`crate::daemon::keep`]), and
 //!   the kernel process some ([`recover`]).
 //!
@@ -11,6 +12,7 @@
 
 pub mod client;
 pub mod launch;
+mod leftovers;
 pub mod line;
 pub mod policy;
 pub mod recover;

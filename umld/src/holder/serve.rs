@@ -21,6 +21,7 @@ use uml_formats::unix_path::{MAX_SOCKET_PATH, SocketPath};
 use super::Adopt;
 use super::client::{Await, Client, Mode};
 use super::launch::{self, Kernel};
+use super::leftovers;
 use super::line::Line;
 use super::policy::{Ended, Restarts, Verdict};
 use crate::daemon::keep::{self, Kept};
@@ -127,6 +128,7 @@ impl Holder {
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(fail("cannot receive signals"))?;
+        leftovers::inherit().map_err(fail("cannot inherit orphans"))?;
         // A terminal's hang-up must not reach us. Started by systemd we are a leader already.
         let _ = nix::unistd::setsid();
         let resources = launch::limit(&dir, &vm)?;

@@ -97,15 +97,22 @@ impl Holder {
     }
 
     pub(super) fn reap(&mut self) {
-        let Some(Running::Child(child)) = &mut self.kernel else { return };
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                self.kernel = None;
-                self.ended(Ended::of(status));
+        if let Some(Running::Child(child)) = &mut self.kernel {
+            match child.try_wait() {
+                Ok(Some(status)) => {
+                    self.kernel = None;
+                    leftovers::end_stopped();
+                    self.ended(Ended::of(status));
+                }
+                Ok(None) => {}
+                Err(e) => eprintln!("wait for the kernel: {e}"),
             }
-            Ok(None) => {}
-            Err(e) => eprintln!("wait for the kernel: {e}"),
         }
+        let kernel = match &self.kernel {
+            Some(Running::Child(child)) => Some(child.id() as i32),
+            _ => None,
+        };
+        leftovers::collect(kernel);
     }
 
     /// An adopted kernel ended, which is no child of this holder.
