@@ -224,3 +224,22 @@ fn what_is_wrong_is_said_where_it_is() {
     w.write("single.toml", "[[net]]\nswitch = \"a\"\n");
     assert!(w.run(&["check", "single.toml"]).fails(78).contains("only members of a fleet"));
 }
+
+/// A host name in the template of many is nobody's; one that is asked for in the fleet.toml is.
+#[test]
+fn members_are_not_all_called_like_their_template() {
+    let w = World::new();
+    w.machine("base", "exec sleep 1000", "[guest]\nhostname = \"box\"\n");
+    w.write(
+        "fleet.toml",
+        "[fleet]\ntemplate = \"base.toml\"\nname = \"n{n}\"\ncount = 2\nset.vm.mem = \"64M\"\n\
+         [[member]]\nname = \"edge\"\nset.guest.hostname = \"rim\"\n",
+    );
+    w.write("one.toml", "[fleet]\ntemplate = \"base.toml\"\nname = \"single\"\ncount = 1\n");
+    w.run(&["up"]).ok();
+    w.run(&["up", "-f", "one.toml"]).ok();
+    for (member, name) in [("n1", "n1"), ("n2", "n2"), ("edge", "rim"), ("single", "box")] {
+        let told = w.run(&["exec", member, "--", "cat", "/proc/sys/kernel/hostname"]).ok();
+        assert_eq!(told.trim(), name, "{member}");
+    }
+}

@@ -62,7 +62,7 @@ What they have in common: `template`, the vm.toml they are made from; `count`, `
 .TP
 `[[member]]`
 One of them, or one more: `name`, `template`, `after` (members that must be up first), `set`. The name is its host name too, \
-unless `guest.hostname` is set.
+unless `guest.hostname` is set for it, or in a template of its own.
 .TP
 `[[switch]]`
 A virtual switch: `name`, `hub` (true sends every frame to every port), `network`. A member joins it by `[[net]]` with \

@@ -173,6 +173,11 @@ pub fn load(path: &Path) -> Result<FleetSpec> {
         if shared && !m.set.contains_key("net") {
             loaded.vm.net.iter_mut().for_each(|n| n.ports.clear());
         }
+        // The host name of a template would be every member's.
+        let named = |set: &Table| set.get("guest").is_some_and(|g| g.get("hostname").is_some());
+        if shared && !named(&m.set) && !named(&common.set) {
+            loaded.vm.guest.hostname = None;
+        }
         out.push((loaded, after));
     }
     plan.give_addresses(&mut out).map_err(|(at, text)| complain(&at, &text))?;
