@@ -86,9 +86,9 @@ pub fn open(task: &Task, inode: &Arc<dyn Inode>, flags: u32) -> Result<Box<dyn F
     }
     let registration = Some(Registration { inode: inode.clone() });
     // From here on the ends count; an error drops the file and takes them back.
-    let mut file = Box::new(PipeFile::new(pipe.clone(), read, write));
+    let (file, ends) = PipeFile::open(pipe.clone(), read, write);
+    let mut file = Box::new(file);
     file.registration = registration;
-    let ends = pipe.ends();
     let partner_missing = (read && ends.writers == 0) || (write && ends.readers == 0);
     if !partner_missing {
         return Ok(file);

@@ -73,6 +73,17 @@ pub(crate) struct Ends {
     pub write_opens: u64,
 }
 
+impl Ends {
+    fn of(i: &Inner) -> Ends {
+        Ends {
+            readers: i.readers,
+            writers: i.writers,
+            read_opens: i.read_opens,
+            write_opens: i.write_opens,
+        }
+    }
+}
+
 /// A pipe or the live part of a FIFO.
 pub struct Pipe {
     /// Serialises readers while bytes leave; the queue's front belongs to its holder.
@@ -181,21 +192,15 @@ impl Pipe {
 
     /// Who has it open.
     pub(crate) fn ends(&self) -> Ends {
-        let i = self.inner.lock();
-        Ends {
-            readers: i.readers,
-            writers: i.writers,
-            read_opens: i.read_opens,
-            write_opens: i.write_opens,
-        }
+        Ends::of(&self.inner.lock())
     }
 
     pub(crate) fn queue(&self) -> &Arc<WaitQueue> {
         &self.queue
     }
 
-    /// Adds the ends that an open file holds.
-    fn attach(&self, read: bool, write: bool) {
+    /// Adds the ends that an open file holds. Who has the pipe open then: a partner may come and go right after.
+    fn attach(&self, read: bool, write: bool) -> Ends {
         let mut inner = self.inner.lock();
         if read {
             inner.readers += 1;
@@ -205,9 +210,11 @@ impl Pipe {
             inner.writers += 1;
             inner.write_opens += 1;
         }
+        let ends = Ends::of(&inner);
         drop(inner);
         // Openers of the other end of a FIFO wait for this.
         self.queue.wake_all(Events::MSG);
+        ends
     }
 
     /// Removes them.

@@ -208,6 +208,22 @@ fn fifo_open_rules() {
     assert!(uml_ipc::fifo::open(&a, &inode, rdwr).is_ok());
 }
 
+/// The partner that an opener waits for may be gone again before the opener looks.
+#[test]
+fn fifo_partners_come_and_go() {
+    let k = kernel();
+    let (a, b) = (task(&k), task(&k));
+    let (rd, wr) = (libc::O_RDONLY as u32, libc::O_WRONLY as u32);
+    for round in 0..4000 {
+        let inode: Arc<dyn Inode> = AnonInode::new(AnonKind::Pipe, &a.cred());
+        let (mine, other) = if round % 2 == 0 { (rd, wr) } else { (wr, rd) };
+        let i2 = inode.clone();
+        let opener = start(&b, move |t| uml_ipc::fifo::open(t, &i2, other).map(|_| ()));
+        assert!(uml_ipc::fifo::open(&a, &inode, mine).is_ok());
+        assert_eq!(opener.join().unwrap(), Ok(()));
+    }
+}
+
 #[test]
 fn splice_moves_and_tee_copies() {
     let t = task(&kernel());

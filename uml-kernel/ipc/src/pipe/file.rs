@@ -11,7 +11,7 @@ use uml_core::file::{File, FileOps, Io};
 use uml_core::io::{Sink, Source};
 use uml_core::user;
 
-use super::Pipe;
+use super::{Ends, Pipe};
 use crate::fifo::Registration;
 
 /// One open file description of a pipe or FIFO.
@@ -28,8 +28,13 @@ pub struct PipeFile {
 impl PipeFile {
     /// Attaches to the given ends.
     pub(crate) fn new(pipe: Arc<Pipe>, read: bool, write: bool) -> PipeFile {
-        pipe.attach(read, write);
-        PipeFile { pipe, read, write, quiet_until: None, registration: None }
+        PipeFile::open(pipe, read, write).0
+    }
+
+    /// The same; and who had the pipe open as this was attached.
+    pub(crate) fn open(pipe: Arc<Pipe>, read: bool, write: bool) -> (PipeFile, Ends) {
+        let ends = pipe.attach(read, write);
+        (PipeFile { pipe, read, write, quiet_until: None, registration: None }, ends)
     }
 }
 
