@@ -2,29 +2,12 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::World;
+use common::{World, in_own_network};
 
 #[test]
 fn transports_carry_bulk_data_to_their_peers_and_back() {
-    let probe = Command::new("unshare").args(["-rn", "python3", "-c", "import subprocess; subprocess.run(['ip', 'link', 'add', 'dev', 'x', 'type', 'veth', 'peer', 'name', 'y'], check=True)"]).output();
-    if !probe.is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: no user namespace with veth interfaces, python3 and ip here");
-        return;
-    }
     let w = World::new();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transports.py");
-    let umld = w.umld();
-    let out = Command::new("unshare")
-        .args(["-rn", "python3", script])
-        .arg(umld.get_program())
-        .arg(w.path(""))
-        .env("HOME", w.path(""))
-        .output()
-        .unwrap();
-    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "{text}\n{err}");
+    let Some((text, err)) = in_own_network(&w, "transports.py", true) else { return };
     let names: Vec<&str> = text.lines().filter_map(|l| l.split_once(':')).map(|l| l.0).collect();
     for want in ["raw", "raw plain", "gre", "gre plain", "l2tpv3", "l2tpv3 udp", "fd", "bess"] {
         assert!(names.contains(&want), "{want} in\n{text}\n{err}");

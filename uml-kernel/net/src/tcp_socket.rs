@@ -612,20 +612,8 @@ impl TcpSocket {
         let uid = self.opts.lock().uid;
         let i = self.inner.lock();
         let none = SocketAddr::new(unspecified(self.v6 && !i.local.is_ipv4()), 0);
-        let mut r = Row {
-            local: i.local,
-            remote: i.remote.unwrap_or(none),
-            state: State::Closed,
-            tx_queue: 0,
-            rx_queue: 0,
-            timer: 0,
-            timer_at: None,
-            retransmits: 0,
-            probes: 0,
-            uid,
-            bound: i.bound,
-            shut: (false, false),
-        };
+        let remote = i.remote.unwrap_or(none);
+        let mut r = Row { uid, bound: i.bound, ..Row::of(i.local, remote) };
         match &i.role {
             Role::Idle => {}
             Role::Listen(l) => {

@@ -218,3 +218,24 @@ impl Drop for World {
         }
     }
 }
+
+/// Runs the script `name` of this directory with umld's path, and the world's if it is wanted, as root of a network namespace
+/// of its own; what it printed on standard output and error. `None`, said on standard error, where that cannot be.
+pub fn in_own_network(w: &World, name: &str, with_path: bool) -> Option<(String, String)> {
+    let probe = Command::new("unshare").args(["-rn", "python3", "-c", "import subprocess; subprocess.run(['ip', 'link', 'add', 'dev', 'x', 'type', 'veth', 'peer', 'name', 'y'], check=True)"]).output();
+    if !probe.is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: no user namespace with veth interfaces, python3 and ip here");
+        return None;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
+    let mut c = Command::new("unshare");
+    c.args(["-rn", "python3"]).arg(script).arg(w.umld().get_program());
+    if with_path {
+        c.arg(w.path(""));
+    }
+    let out = c.env("HOME", w.path("")).output().unwrap();
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    let (out_text, err) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{out_text}\n{err}");
+    Some((out_text, err))
+}

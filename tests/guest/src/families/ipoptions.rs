@@ -1,5 +1,6 @@
 //! Options of IPv4 packets and extension headers of IPv6 ones (ip(7), ipv6(7), RFC 791, RFC 3542), as programs set and receive them.
 
+use super::datagram::{Message, bound, receive, send};
 use super::inet::{addr, socket};
 use crate::sys::*;
 use crate::{c, cases};
@@ -81,76 +82,11 @@ fn without_times(b: &[u8]) -> String {
     out
 }
 
-struct Message {
-    r: R,
-    data: Vec<u8>,
-    control: Vec<(i32, i32, Vec<u8>)>,
-}
-
-fn receive(fd: i32) -> Message {
-    let mut p = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    c!(libc::poll(&mut p, 1, 10_000));
-    let mut data = vec![0u8; 256];
-    let mut v = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
-    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
-    let mut ctl = [0u64; 64];
-    (m.msg_iov, m.msg_iovlen) = (&mut v, 1);
-    (m.msg_control, m.msg_controllen) = (ctl.as_mut_ptr().cast(), 512);
-    let r = c!(libc::recvmsg(fd, &mut m, libc::MSG_DONTWAIT));
-    data.truncate(r.0.max(0) as usize);
-    let mut control = Vec::new();
-    if r.is_ok() {
-        unsafe {
-            let mut h = libc::CMSG_FIRSTHDR(&m);
-            while !h.is_null() {
-                let len = (*h).cmsg_len - libc::CMSG_LEN(0) as usize;
-                let b = std::slice::from_raw_parts(libc::CMSG_DATA(h), len).to_vec();
-                control.push(((*h).cmsg_level, (*h).cmsg_type, b));
-                h = libc::CMSG_NXTHDR(&m, h);
-            }
-        }
-    }
-    Message { r, data, control }
-}
-
 fn say_message(label: &str, m: &Message) {
     say(label, format!("{} {}", m.r, quoted(&m.data)));
     for (level, kind, b) in &m.control {
         say(&format!("{label} control"), format!("{level}/{kind} {}", without_times(b)));
     }
-}
-
-/// Sends one datagram to `port` of the loopback with a control message.
-fn send(fd: i32, v6: bool, port: u16, control: Option<(i32, i32, &[u8])>) -> R {
-    let (mut a, n) = addr(v6, port, false);
-    let mut v = libc::iovec { iov_base: b"hello".as_ptr() as *mut _, iov_len: 5 };
-    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
-    let mut ctl = [0u64; 64];
-    (m.msg_name, m.msg_namelen) = ((&raw mut a).cast(), n);
-    (m.msg_iov, m.msg_iovlen) = (&mut v, 1);
-    if let Some((level, kind, b)) = control {
-        (m.msg_control, m.msg_controllen) =
-            (ctl.as_mut_ptr().cast(), unsafe { libc::CMSG_SPACE(b.len() as u32) } as usize);
-        unsafe {
-            let h = libc::CMSG_FIRSTHDR(&m);
-            (*h).cmsg_level = level;
-            (*h).cmsg_type = kind;
-            (*h).cmsg_len = libc::CMSG_LEN(b.len() as u32) as usize;
-            libc::CMSG_DATA(h).copy_from(b.as_ptr(), b.len());
-        }
-    }
-    c!(libc::sendmsg(fd, &m, 0))
-}
-
-/// A datagram socket on the loopback, and its port.
-fn bound(v6: bool) -> (i32, u16) {
-    let s = socket(v6, libc::SOCK_DGRAM);
-    let (a, n) = addr(v6, 0, false);
-    assert!(c!(libc::bind(s, (&raw const a).cast(), n)).is_ok());
-    let mut b: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut n = 128u32;
-    assert!(c!(libc::getsockname(s, (&raw mut b).cast(), &mut n)).is_ok());
-    (s, u16::from_be(unsafe { (&raw const b).cast::<libc::sockaddr_in>().read() }.sin_port))
 }
 
 fn try_all(list: &[(&str, Vec<u8>)]) {
@@ -247,12 +183,12 @@ fn received() {
         }
         say(label, set(s, IP, libc::IP_OPTIONS, &v));
         say(&format!("{label} sent"), send(s, false, port, None));
-        say_message(label, &receive(r));
+        say_message(label, &receive(r, 0));
     }
     say("recvopts off", set(r, IP, RECVOPTS, &0i32.to_ne_bytes()));
     set(s, IP, libc::IP_OPTIONS, &record_route(2));
     send(s, false, port, None);
-    say_message("returned only", &receive(r));
+    say_message("returned only", &receive(r, 0));
     // Options leave less room for data in a packet that may not be cut.
     set(s, IP, libc::IP_MTU_DISCOVER, &2i32.to_ne_bytes());
     let b = vec![0u8; 65_507];
@@ -277,7 +213,7 @@ fn received_flags() {
     for (name, label) in names {
         say(&format!("{label} byte"), format!("{} {}", set(r, IP, name, &[1]), get(r, IP, name)));
         send(s, false, port, None);
-        let m = receive(r);
+        let m = receive(r, 0);
         for (level, kind, b) in &m.control {
             // Addresses, ports and sums differ from run to run; their lengths do not.
             let shown = if b.len() > 4 || *kind == 23 { b.len().to_string() } else { hex(b) };
@@ -319,7 +255,7 @@ fn sent_with_one_message() {
         let sent = send(s, false, port, Some((level, kind, b)));
         say(label, sent);
         if sent.is_ok() {
-            say_message(label, &receive(r));
+            say_message(label, &receive(r, 0));
         }
     }
     say("kept", get(s, IP, libc::IP_OPTIONS));
@@ -395,7 +331,7 @@ fn echoed() {
             &format!("{label} sent"),
             c!(libc::sendto(s, echo.as_ptr().cast(), 10, 0, (&raw const a).cast(), n)),
         );
-        let m = receive(s);
+        let m = receive(s, 0);
         if !m.r.is_ok() {
             say(&format!("{label} reply"), m.r);
             continue;
@@ -484,7 +420,7 @@ fn extension_headers_as_root() {
             say(label, set(s, IPV6, *name, v));
         }
         say(&format!("{label} sent"), send(s, true, port, None));
-        say_message(label, &receive(r));
+        say_message(label, &receive(r, 0));
         for (name, _) in &list {
             set(s, IPV6, *name, &[]);
         }
@@ -524,12 +460,12 @@ fn extension_header_of_one_message() {
         let sent = send(s, true, port, Some((IPV6, kind, b)));
         say(label, sent);
         if sent.is_ok() {
-            say_message(label, &receive(r));
+            say_message(label, &receive(r, 0));
         }
     }
     // A header of one message stands beside those of the socket.
     set(s, IPV6, DSTOPTS, &SKIPPED);
     say("beside", send(s, true, port, Some((IPV6, HOPOPTS, &PAD))));
-    say_message("beside", &receive(r));
+    say_message("beside", &receive(r, 0));
     say("kept", get(s, IPV6, HOPOPTS));
 }

@@ -3,6 +3,7 @@
 mod aio;
 mod clone;
 mod content;
+mod datagram;
 mod events;
 mod exec;
 mod faults;

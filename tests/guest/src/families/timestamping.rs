@@ -1,7 +1,8 @@
 //! Times of packets: SO_TIMESTAMP and its kin, SO_TIMESTAMPING of what is received and of what is sent (socket(7),
 //! Documentation/networking/timestamping.rst).
 
-use super::inet::{addr, socket};
+use super::datagram::{self, Message, bound, receive};
+use super::inet::socket;
 use crate::sys::*;
 use crate::{c, cases};
 
@@ -95,43 +96,6 @@ fn wrong_options() {
     }
 }
 
-struct Message {
-    r: R,
-    data: Vec<u8>,
-    flags: i32,
-    control: Vec<(i32, i32, Vec<u8>)>,
-    name: Vec<u8>,
-}
-
-fn receive(fd: i32, flags: i32) -> Message {
-    let events = if flags & libc::MSG_ERRQUEUE != 0 { 0 } else { libc::POLLIN };
-    let mut p = libc::pollfd { fd, events, revents: 0 };
-    c!(libc::poll(&mut p, 1, 10_000));
-    let mut data = vec![0u8; 256];
-    let mut v = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
-    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
-    let mut ctl = [0u64; 64];
-    let mut name = [0u8; 128];
-    (m.msg_iov, m.msg_iovlen) = (&mut v, 1);
-    (m.msg_name, m.msg_namelen) = (name.as_mut_ptr().cast(), 128);
-    (m.msg_control, m.msg_controllen) = (ctl.as_mut_ptr().cast(), 512);
-    let r = c!(libc::recvmsg(fd, &mut m, flags | libc::MSG_DONTWAIT));
-    data.truncate(r.0.max(0) as usize);
-    let mut control = Vec::new();
-    if r.is_ok() {
-        unsafe {
-            let mut h = libc::CMSG_FIRSTHDR(&m);
-            while !h.is_null() {
-                let len = (*h).cmsg_len - libc::CMSG_LEN(0) as usize;
-                let b = std::slice::from_raw_parts(libc::CMSG_DATA(h), len).to_vec();
-                control.push(((*h).cmsg_level, (*h).cmsg_type, b));
-                h = libc::CMSG_NXTHDR(&m, h);
-            }
-        }
-    }
-    Message { r, data, flags: m.msg_flags, control, name: name[..m.msg_namelen as usize].to_vec() }
-}
-
 /// Words of a structure of times: `t` for each that is there.
 fn times(b: &[u8]) -> String {
     b.chunks(16).map(|c| if c.iter().any(|b| *b != 0) { 't' } else { '0' }).collect()
@@ -161,36 +125,10 @@ fn say_message(label: &str, m: &Message, shown: impl Fn(&[u8]) -> String) {
     say(&format!("{label} name"), format!("{} bytes family {family}", m.name.len()));
 }
 
-fn bound(v6: bool) -> (i32, u16) {
-    let s = socket(v6, libc::SOCK_DGRAM);
-    let (a, n) = addr(v6, 0, false);
-    assert!(c!(libc::bind(s, (&raw const a).cast(), n)).is_ok());
-    let mut b: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut n = 128u32;
-    assert!(c!(libc::getsockname(s, (&raw mut b).cast(), &mut n)).is_ok());
-    (s, u16::from_be(unsafe { (&raw const b).cast::<libc::sockaddr_in>().read() }.sin_port))
-}
-
-/// Sends `hello`, with flags of SO_TIMESTAMPING for this message alone.
+/// One datagram to `port` of the loopback, with flags of its own.
 fn send(fd: i32, v6: bool, port: u16, flags: Option<u32>) -> R {
-    let (mut a, n) = addr(v6, port, false);
-    let mut v = libc::iovec { iov_base: b"hello".as_ptr() as *mut _, iov_len: 5 };
-    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
-    let mut ctl = [0u64; 8];
-    (m.msg_name, m.msg_namelen) = ((&raw mut a).cast(), n);
-    (m.msg_iov, m.msg_iovlen) = (&mut v, 1);
-    if let Some(f) = flags {
-        (m.msg_control, m.msg_controllen) =
-            (ctl.as_mut_ptr().cast(), unsafe { libc::CMSG_SPACE(4) } as usize);
-        unsafe {
-            let h = libc::CMSG_FIRSTHDR(&m);
-            (*h).cmsg_level = SOL;
-            (*h).cmsg_type = TIMESTAMPING;
-            (*h).cmsg_len = libc::CMSG_LEN(4) as usize;
-            libc::CMSG_DATA(h).copy_from((&raw const f).cast(), 4);
-        }
-    }
-    c!(libc::sendmsg(fd, &m, 0))
+    let flags = flags.map(u32::to_ne_bytes);
+    datagram::send(fd, v6, port, flags.as_ref().map(|f| (SOL, TIMESTAMPING, &f[..])))
 }
 
 fn stamps_of_what_came() {
