@@ -568,6 +568,67 @@ fn switch_to_a_new_space(b: Backend) {
     }
 }
 
+guest!(
+    spawner,
+    // vfork(2) and execve(2), fifty times; then nothing is left but this thread.
+    "mov r13d, 50",
+    "1:",
+    "mov edi, 0x100", // CLONE_VM
+    "lea rsi, [r15 + 0x8000]",
+    "mov eax, 56",
+    "syscall",
+    "test rax, rax",
+    "jz 5f",
+    "js 8f",
+    "mov rdi, rax",
+    "mov eax, 61",
+    "syscall",
+    "cmp rax, 7",
+    "jne 8f",
+    "dec r13d",
+    "jnz 1b",
+    "mov eax, 2000", // SYS_COUNT
+    "syscall",
+    "2:",
+    "cmp dword ptr [r15], 0",
+    "je 2b",
+    "8:",
+    "mov edi, 99",
+    "mov eax, 231",
+    "syscall",
+    "5:",
+    "mov eax, 2006", // SYS_EXEC
+    "syscall",
+    "mov edi, 98",
+    "mov eax, 60",
+    "syscall",
+);
+
+fn threads_that_leave_a_space_end(b: Backend) {
+    let k = Kernel::boot(b);
+    *k.exec_text.lock().unwrap() = calls().to_vec();
+    let id = k.start(spawner());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while k.count.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < deadline && k.kick_of(id).is_some());
+        std::thread::yield_now();
+    }
+    let kick = k.kick_of(id).unwrap();
+    let threads = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", kick.host_tid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("Threads:")).unwrap();
+        line.trim().parse::<usize>().unwrap()
+    };
+    // The trap backend has a thread for memory calls, and those told to end take a moment.
+    while threads() > 2 {
+        assert!(Instant::now() < deadline, "{} threads stay", threads());
+        std::thread::yield_now();
+    }
+    k.task_of(id).unwrap().process.exiting.store(true, Ordering::SeqCst);
+    kick.kick();
+    assert_eq!(k.wait(id), 0);
+}
+
 guest!(panics, "mov eax, 2005", "syscall", "mov edi, 0", "mov eax, 231", "syscall");
 
 fn a_panic_ends_one_process(b: Backend) {
@@ -735,6 +796,7 @@ on_each_backend!(
     vector_state_is_inherited,
     compare_and_exchange,
     switch_to_a_new_space,
+    threads_that_leave_a_space_end,
     a_panic_ends_one_process,
     death_is_reported,
     extended_state_can_be_replaced,

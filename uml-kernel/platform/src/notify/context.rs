@@ -177,7 +177,7 @@ impl Cx {
     }
 
     /// Moves the host thread into the stub's handler; the event to answer there.
-    fn enter_handler(&mut self) -> Result<u64> {
+    pub fn enter_handler(&mut self) -> Result<u64> {
         self.sync();
         match self.at {
             At::Gone => Err(errno::ESRCH),

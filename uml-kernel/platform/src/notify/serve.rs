@@ -201,22 +201,30 @@ impl Cx {
             cx.space.process.kill();
             return;
         }
-        match self.at {
-            // The host knows the address space by its first thread: that one stays in its last call until
-            // the process ends.
-            _ if cx.tid == cx.space.process.raw_pid() => group.remove(&cx),
-            At::Call(n) if self.state.exiting() => {
-                group.remove(&cx);
-                cx.space.slots().release(cx.position, cx.slot.clone());
-                group.listener.send(n.id, Answer::Continue).ok();
-            }
-            At::Handler(id) if self.state.exiting() => {
+        // The host knows the address space by its first thread: that one stays in its last call until
+        // the process ends.
+        if cx.tid == cx.space.process.raw_pid() {
+            group.remove(&cx);
+            return;
+        }
+        // The others of the space may go on for long, also after an execve(2) or the death of this one
+        // (vfork(2)), so its host thread ends now.
+        if let At::Call(n) = self.at
+            && self.state.exiting()
+        {
+            group.remove(&cx);
+            cx.space.slots().release(cx.position, cx.slot.clone());
+            group.listener.send(n.id, Answer::Continue).ok();
+            return;
+        }
+        self.last = None;
+        match self.enter_handler() {
+            Ok(id) => {
                 let exit = Call::new(libc::SYS_exit, [0; 6]);
                 put_calls(&cx.slot, &[exit]);
                 group.leave(&cx, id, Answer::Value(1), exit);
             }
-            // The process is about to end (exit_group, execve): the thread stays where it is.
-            _ => group.remove(&cx),
+            Err(_) => group.remove(&cx),
         }
     }
 }

@@ -289,11 +289,11 @@ impl Paired for Cx {
         cx.lock().gone = true;
         if cx.space.leave() {
             cx.space.process.kill();
-        } else if self.state.exiting() {
+        } else {
+            // The others may go on for long, also after an execve(2) or the death of this one (vfork(2)).
             cx.space.slots().release(cx.position, cx.slot.clone());
             self.command(cmd::EXIT);
         }
-        // Otherwise the process is about to end (exit_group, execve): the thread stays.
     }
 
     fn kill(&self) {
