@@ -14,7 +14,8 @@ import sys
 import threading
 
 UMLD, DIRECTORY = sys.argv[1:3]
-PATIENCE = 300
+# For one transfer, with everything around it.
+PATIENCE = 60
 # Of a hundred frames of IPv4, in each direction.
 LOST, REPEATED, DELAYED, DAMAGED = 2, 2, 2, 1
 
@@ -44,6 +45,8 @@ else:
     s.sendall(data)
     s.shutdown(socket.SHUT_WR)
     print("same" if whole(s) == data else "different", flush=True)
+    # Who is gone cannot acknowledge again what was lost: the machine stays until the other one has ended.
+    sys.stdin.read()
 '''
 
 
@@ -65,6 +68,9 @@ class Wire:
         # Bytes of other headers before the frame.
         self.skip = skip
         self.held = []
+        # The wire of the other direction; what acknowledges a FIN there, or -1 once that was lost.
+        self.other = None
+        self.last = None
         self.did = {"lost": 0, "repeated": 0, "delayed": 0, "damaged": 0}
 
     def put(self, b):
@@ -72,9 +78,25 @@ class Wire:
         self.held = [(left - 1, f) for left, f in self.held if left > 1]
         # Answers about neighbours have no checksum that would tell of damage.
         if b[self.skip + 12:self.skip + 14] == b"\x08\0":
-            b = self.worsened(b)
+            b = self.lost(b) if self.is_last(b[self.skip + 14:]) else self.worsened(b)
         for f in ([b] if b else []) + out:
             self.send(f)
+
+    def is_last(self, p):
+        """Whether this is the first acknowledgement of the other end's FIN. It is always lost: nothing follows it that would
+        do in its place."""
+        h = p[(p[0] & 15) * 4:]
+        if p[9] != 6 or len(h) < 20:
+            return False
+        seq, ack = struct.unpack("!II", h[4:12])
+        if h[13] & 1 and self.other.last is None:
+            size = struct.unpack("!H", p[2:4])[0] - (p[0] & 15) * 4 - (h[12] >> 4) * 4
+            self.other.last = seq + size + 1 & 0xffffffff
+        if ack != self.last:
+            return False
+        self.last = -1
+        self.did["lost"] += 1
+        return True
 
     def worsened(self, b):
         at = self.random.random() * 100
@@ -112,37 +134,44 @@ def pump(receive, wire):
     threading.Thread(target=run, daemon=True).start()
 
 
-def guest(device, spec, ip, peer, role, fds=()):
+def guest(device, spec, ip, peer, role, fds=(), stdin=subprocess.DEVNULL):
     return subprocess.Popen(
         [UMLD, "run", "--mem", "128M", "--net", "none",
          "--append", f"{device}{spec}",
          "--append", f"ip={ip}:::255.255.255.0::{device[:4]}:off",
          "--", "python3", "-c", GUEST, role, peer],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds)
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds)
 
 
 def finish(client, server):
-    out = []
-    for g in client, server:
-        try:
-            out += g.communicate(timeout=PATIENCE)[0].split("\n")
-        except subprocess.TimeoutExpired:
+    slow = []
+
+    def end():
+        slow.append("too slow")
+        for g in client, server:
             g.kill()
-            out.append("too slow")
-        if "same" not in out:
-            # The other end would wait for what does not come.
-            server.kill()
-    return ", ".join(l for l in out if l)
+
+    late = threading.Timer(PATIENCE, end)
+    late.start()
+    out = [client.stdout.readline().strip()]
+    if out != ["same"]:
+        # The other end would wait for what does not come.
+        server.kill()
+    for g in server, client:
+        out += g.communicate()[0].split("\n")
+    late.cancel()
+    return ", ".join(l for l in out + slow if l)
 
 
 def two(name, a, b, wires, device="vec0:transport=", fds=((), ())):
+    wires[0].other, wires[1].other = wires[1], wires[0]
     server = guest(device, a, "10.7.0.1", "10.7.0.2", "serve", fds[0])
     first = server.stdout.readline().strip()
     if first != "ready":
         server.kill()
         print(f"{name}: {first} {server.communicate()[0]}", flush=True)
         return
-    said = finish(guest(device, b, "10.7.0.2", "10.7.0.1", "ask", fds[1]), server)
+    said = finish(guest(device, b, "10.7.0.2", "10.7.0.1", "ask", fds[1], subprocess.PIPE), server)
     did = {k: sum(w.did[k] for w in wires) for k in wires[0].did}
     print(f"{name}: {said}, {'bad' if all(did.values()) else 'good'} wire", flush=True)
     print(name, did, file=sys.stderr)
