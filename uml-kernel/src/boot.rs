@@ -227,7 +227,13 @@ fn open_console(task: &Arc<Task>, o: &Options) {
                 let _ = task.install_fd(f, false);
             }
             Err(e) => {
-                pr_warn!("Warning: unable to open an initial console for descriptor {fd}: {e}")
+                let why = match e {
+                    uml_abi::errno::EBADF => {
+                        "; con0=fd: needs a descriptor that is open where linux is started"
+                    }
+                    _ => "",
+                };
+                pr_warn!("Warning: unable to open an initial console for descriptor {fd}: {e}{why}")
             }
         }
     }

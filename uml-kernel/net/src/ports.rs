@@ -18,6 +18,8 @@ pub struct Claim {
     pub uid: u32,
     pub iface: u32,
     pub listening: bool,
+    /// connect(2) chose the port: others may be connected from it to somewhere else.
+    pub by_connect: bool,
 }
 
 impl Claim {
@@ -70,30 +72,31 @@ impl Ports {
         Ok(())
     }
 
-    /// Claims some free port of `lo..=hi`, starting at a random one; `usable` may refuse. `EADDRINUSE`
-    /// when none is left (connect(2) makes it `EADDRNOTAVAIL`).
-    pub fn claim_any(
+    /// Claims some port of `range` for bind(2): one that no overlapping claim has. `EADDRINUSE` when there is none.
+    pub fn claim_any(&self, range: (u16, u16), random: u64, id: u64, c: &Claim) -> Result<u16> {
+        let mut t = self.0.lock();
+        let free = |p: &u16| t.get(p).is_none_or(|there| !there.values().any(|o| c.overlaps(o)));
+        let port = candidates(range, random, 1).find(free).ok_or(EADDRINUSE)?;
+        t.entry(port).or_default().insert(id, c.clone());
+        Ok(port)
+    }
+
+    /// Claims some port of `range` for connect(2): one that only connect(2) gave to others, and for which `enter` finds
+    /// the connection's numbers free. It is called with the ports locked. `EADDRNOTAVAIL` when there is none.
+    pub fn claim_shared(
         &self,
         range: (u16, u16),
         random: u64,
         id: u64,
-        c: &Claim,
-        usable: impl Fn(u16) -> bool,
+        c: Claim,
+        mut enter: impl FnMut(u16) -> bool,
     ) -> Result<u16> {
-        let (lo, hi) = (u32::from(range.0), u32::from(range.1.max(range.0)));
-        let n = hi - lo + 1;
-        let start = (random % u64::from(n)) as u32;
         let mut t = self.0.lock();
-        for i in 0..n {
-            // Even distances first, as Linux keeps odd and even apart; any order is right.
-            let port = (lo + (start + i) % n) as u16;
-            let taken = t.get(&port).is_some_and(|m| !m.is_empty());
-            if !taken && usable(port) {
-                t.entry(port).or_default().insert(id, c.clone());
-                return Ok(port);
-            }
-        }
-        Err(EADDRINUSE)
+        let open = |p: &u16| t.get(p).is_none_or(|there| there.values().all(|o| o.by_connect));
+        let port =
+            candidates(range, random, 0).find(|p| open(p) && enter(*p)).ok_or(EADDRNOTAVAIL)?;
+        t.entry(port).or_default().insert(id, Claim { by_connect: true, ..c });
+        Ok(port)
     }
 
     /// As [`Ports::claim`] without a check: an accepted connection shares its listener's port.
@@ -134,6 +137,20 @@ impl Ports {
     }
 }
 
+/// The ports of a range, each once: first those at distances from its begin that are even (`first` = 0) or odd (1), from a
+/// random one on, then the others. So what connect(2) uses up, of which closed connections keep much for a minute, leaves
+/// bind(2) its half.
+fn candidates(range: (u16, u16), random: u64, first: u32) -> impl Iterator<Item = u16> {
+    let (lo, hi) = (u32::from(range.0), u32::from(range.1.max(range.0)));
+    let all = hi - lo + 1;
+    let half = move |odd: u32| {
+        let n = (all + 1 - odd) / 2;
+        let start = (random % u64::from(n.max(1))) as u32;
+        (0..n).map(move |i| (start + i) % n * 2 + odd)
+    };
+    half(first).chain(half(1 - first)).map(move |d| (lo + d) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +164,7 @@ mod tests {
             uid: 0,
             iface: 0,
             listening: false,
+            by_connect: false,
         }
     }
 
@@ -180,9 +198,38 @@ mod tests {
         let p = Ports::default();
         let c = claim("0.0.0.0");
         let mut got: Vec<u16> =
-            (0..4).map(|i| p.claim_any((10, 14), i * 77, i, &c, |n| n != 12).unwrap()).collect();
+            (0..5).map(|i| p.claim_any((10, 14), i * 77, i, &c).unwrap()).collect();
+        assert!(got[..2].iter().all(|p| p % 2 == 1), "{got:?}");
         got.sort_unstable();
-        assert_eq!(got, [10, 11, 13, 14]);
-        assert_eq!(p.claim_any((10, 14), 5, 9, &c, |n| n != 12), Err(EADDRINUSE));
+        assert_eq!(got, [10, 11, 12, 13, 14]);
+        assert_eq!(p.claim_any((10, 14), 5, 9, &c), Err(EADDRINUSE));
+        assert_eq!(p.claim_any((20, 20), 5, 9, &c), Ok(20));
+    }
+
+    #[test]
+    fn an_address_of_its_own_gets_a_port_that_another_has() {
+        let p = Ports::default();
+        assert_eq!(p.claim_any((10, 10), 0, 1, &claim("10.0.0.1")), Ok(10));
+        assert_eq!(p.claim_any((10, 10), 0, 2, &claim("10.0.0.2")), Ok(10));
+        assert_eq!(p.claim_any((10, 10), 0, 3, &claim("::")), Err(EADDRINUSE));
+    }
+
+    #[test]
+    fn connections_share_ports_that_nobody_bound() {
+        let p = Ports::default();
+        let c = claim("10.0.0.1");
+        let connect = |id, used: &[u16]| {
+            p.claim_shared((10, 13), 0, id, c.clone(), |port| !used.contains(&port))
+        };
+        assert_eq!(connect(1, &[]), Ok(10));
+        assert_eq!(connect(2, &[]), Ok(10), "to another place");
+        assert_eq!(connect(3, &[10]), Ok(12));
+        assert_eq!(connect(4, &[10, 11, 12, 13]), Err(EADDRNOTAVAIL));
+        assert_eq!(p.claim(10, 5, claim("10.0.0.1")), Err(EADDRINUSE));
+        let other = Claim { addr: "10.0.0.2".parse().unwrap(), ..c.clone() };
+        assert_eq!(p.claim(10, 6, other), Ok(()));
+        assert_eq!(connect(7, &[]), Ok(12), "bound by bind(2)");
+        p.release(10, 6);
+        assert_eq!(connect(8, &[]), Ok(10));
     }
 }

@@ -15,7 +15,7 @@ use crate::stack::{Cx, Stack};
 use crate::tcp::Segment;
 use crate::tcp::tcb::{Handshake, Tcb, announce};
 use crate::tcp_socket::{Arrival, Inner, Requests, Role, TcpSocket};
-use crate::tcp_table::Quad;
+use crate::tcp_table::{Entered, Quad};
 use crate::time::{SEC, Time};
 use crate::timer::Expire;
 use crate::wire::tcp::{self as wire, Tcp, flags};
@@ -367,6 +367,7 @@ impl TcpSocket {
             uid: o.uid,
             iface: 0,
             listening: false,
+            by_connect: false,
         };
         let scope = if matches!(q.remote.ip(), IpAddr::V6(a) if crate::interface::is_link_local(a))
         {
@@ -377,8 +378,10 @@ impl TcpSocket {
         let role = Role::Conn(Box::new(t));
         let s =
             TcpSocket::build(&self.stack, self.v6, o, q.local, Some(q.remote), role, i.set.clone());
-        if !self.stack.tcp.enter(&self.stack, q, &s, |_| true) {
-            return None;
+        match self.stack.tcp.enter(&self.stack, q, &s, |_| true) {
+            Entered::Taken => return None,
+            Entered::InPlaceOf(w) => self.stack.tcp.gave_way(&w),
+            Entered::New => {}
         }
         self.stack.tcp.ports.share(q.local.port(), s.id, claim);
         {

@@ -21,7 +21,7 @@ use crate::tcp::info::Info;
 use crate::tcp::tcb::{Path, Settings, Tcb};
 use crate::tcp::{Out, Segment, State};
 use crate::tcp_listen::Listener;
-use crate::tcp_table::{Quad, TimeWait, is_loopback};
+use crate::tcp_table::{Entered, Quad, TimeWait, is_loopback};
 use crate::time::{SEC, Time};
 use crate::timer::Expire;
 use crate::wire::proto;
@@ -232,6 +232,7 @@ impl TcpSocket {
             uid: o.uid,
             iface: o.device,
             listening: false,
+            by_connect: false,
         }
     }
 
@@ -261,13 +262,7 @@ impl TcpSocket {
         let c = self.claim(addr.ip());
         let ports = &self.stack.tcp.ports;
         let port = match addr.port() {
-            0 => ports.claim_any(
-                self.stack.port_range(),
-                self.stack.random(),
-                self.id,
-                &c,
-                |_| true,
-            )?,
+            0 => ports.claim_any(self.stack.port_range(), self.stack.random(), self.id, &c)?,
             n => {
                 ports.claim(n, self.id, c)?;
                 n
@@ -371,24 +366,30 @@ impl TcpSocket {
         let over = move |w: &TimeWait| again && w.ts_on && now.since(w.created) > SEC;
         if i.claimed {
             let q = Quad { local: SocketAddr::new(src, i.local.port()), remote: to };
-            if !self.stack.tcp.enter(&self.stack, q, &me, over) {
-                return Err(EADDRNOTAVAIL);
+            match self.stack.tcp.enter(&self.stack, q, &me, over) {
+                Entered::Taken => return Err(EADDRNOTAVAIL),
+                Entered::InPlaceOf(w) => self.stack.tcp.gave_way(&w),
+                Entered::New => {}
             }
             i.local.set_ip(src);
         } else {
-            let c = Claim { reuse_addr: true, ..self.claim(src) };
-            let free = |port: u16| {
+            // The ports' lock is held meanwhile: what gives way releases its port afterwards.
+            let mut old = None;
+            let enter = |port: u16| {
                 let q = Quad { local: SocketAddr::new(src, port), remote: to };
-                // The ports' lock is held: nothing gives way, which would release a port.
-                self.stack.tcp.enter(&self.stack, q, &me, |_| false)
+                match self.stack.tcp.enter(&self.stack, q, &me, over) {
+                    Entered::Taken => return false,
+                    Entered::InPlaceOf(w) => old = Some(w),
+                    Entered::New => {}
+                }
+                true
             };
-            let range = self.stack.port_range();
-            let port = self
-                .stack
-                .tcp
-                .ports
-                .claim_any(range, self.stack.random(), self.id, &c, free)
-                .map_err(|_| EADDRNOTAVAIL)?;
+            let (range, random) = (self.stack.port_range(), self.stack.random());
+            let ports = &self.stack.tcp.ports;
+            let port = ports.claim_shared(range, random, self.id, self.claim(src), enter)?;
+            if let Some(w) = old {
+                self.stack.tcp.gave_way(&w);
+            }
             i.local = SocketAddr::new(src, port);
             i.claimed = true;
         }

@@ -36,6 +36,16 @@ pub(crate) enum Entry {
     TimeWait(Arc<TimeWait>),
 }
 
+/// How a connection was entered.
+pub(crate) enum Entered {
+    New,
+    /// In place of a closed one, for which the caller calls [`TcpTable::gave_way`] as soon as it holds no lock of the
+    /// ports.
+    InPlaceOf(Arc<TimeWait>),
+    /// It was not: the numbers are taken.
+    Taken,
+}
+
 /// TCP's tables.
 pub struct TcpTable {
     pub ports: Ports,
@@ -82,31 +92,32 @@ impl TcpTable {
         self.shard(stack, q).lock().get(q).cloned()
     }
 
-    /// Enters a connection; false when the numbers are taken. What waits in TIME_WAIT gives way when
-    /// `over` accepts it.
+    /// Enters a connection. What waits in TIME_WAIT gives way when `over` accepts it.
     pub(crate) fn enter(
         &self,
         stack: &Stack,
         q: Quad,
         s: &Arc<TcpSocket>,
         over: impl Fn(&TimeWait) -> bool,
-    ) -> bool {
-        let old = {
-            let mut t = self.shard(stack, &q).lock();
-            match t.get(&q) {
-                Some(Entry::TimeWait(w)) if over(w) => {}
-                Some(_) => return false,
-                None => {
-                    self.count.fetch_add(1, Ordering::Relaxed);
-                }
+    ) -> Entered {
+        let mut t = self.shard(stack, &q).lock();
+        match t.get(&q) {
+            Some(Entry::TimeWait(w)) if over(w) => {}
+            Some(_) => return Entered::Taken,
+            None => {
+                self.count.fetch_add(1, Ordering::Relaxed);
             }
-            t.insert(q, Entry::Socket(s.clone()))
-        };
-        if let Some(Entry::TimeWait(w)) = old {
-            self.time_waits.fetch_sub(1, Ordering::Relaxed);
-            self.ports.release(w.quad.local.port(), w.claim);
         }
-        true
+        match t.insert(q, Entry::Socket(s.clone())) {
+            Some(Entry::TimeWait(w)) => Entered::InPlaceOf(w),
+            _ => Entered::New,
+        }
+    }
+
+    /// Forgets a closed connection whose numbers another one has now.
+    pub(crate) fn gave_way(&self, w: &TimeWait) {
+        self.time_waits.fetch_sub(1, Ordering::Relaxed);
+        self.ports.release(w.quad.local.port(), w.claim);
     }
 
     /// Takes a connection out.

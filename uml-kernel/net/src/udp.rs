@@ -138,6 +138,7 @@ impl UdpSocket {
             uid: o.uid,
             iface: o.device,
             listening: false,
+            by_connect: false,
         }
     }
 
@@ -168,7 +169,7 @@ impl UdpSocket {
         let t = &self.stack.udp;
         let port = if addr.port() == 0 {
             let range = self.stack.port_range();
-            t.ports.claim_any(range, self.stack.random(), self.id, &c, |_| true)?
+            t.ports.claim_any(range, self.stack.random(), self.id, &c)?
         } else {
             t.ports.claim(addr.port(), self.id, c)?;
             addr.port()

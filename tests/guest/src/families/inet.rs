@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     kinds, stream_exchange, names, connect_errors, bind_errors, listen_errors, reuse, half_close, reset, lingering_close, nonblocking, peek_and_waitall,
-    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes, bind_without_port, v6_ioctls: root, v6_ioctls_as_user,
+    urgent, device_ioctls, datagrams, datagram_connected, datagram_sizes, mapped, poll_states, many_bytes, bind_without_port, ports_of_connect, ports_of_connect_run_out: root, v6_ioctls: root, v6_ioctls_as_user,
 }
 
 const STREAM: i32 = libc::SOCK_STREAM;
@@ -602,6 +602,106 @@ fn many_bytes() {
     say("child", reap(pid));
 }
 
+/// Binds to 127.0.0.`host`.
+fn bind_to(fd: i32, host: u32, port: u16) -> R {
+    let (mut a, n) = addr(false, port, false);
+    let loopback = 0x7f00_0000u32 + host;
+    unsafe { (*(&raw mut a).cast::<libc::sockaddr_in>()).sin_addr.s_addr = loopback.to_be() };
+    c!(libc::bind(fd, (&raw const a).cast(), n))
+}
+
+/// Who may bind to a port that connect(2) has chosen.
+fn ports_of_connect() {
+    for closed in [false, true] {
+        for (ours, theirs) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (l, to) = listener(false);
+            let c = socket(false, STREAM);
+            set(c, libc::SOL_SOCKET, libc::SO_REUSEADDR, ours);
+            assert!(connect(c, false, to).is_ok());
+            let s = c!(libc::accept(l, std::ptr::null_mut(), std::ptr::null_mut())).fd();
+            let chosen = port(c);
+            if closed {
+                // This end keeps the port for a minute.
+                close(c);
+                say("end", recv(s, 1, 0));
+                close(s);
+            }
+            for host in [1, 2] {
+                let b = socket(false, STREAM);
+                set(b, libc::SOL_SOCKET, libc::SO_REUSEADDR, theirs);
+                let bound = bind_to(b, host, chosen);
+                let listens = if bound.is_ok() { c!(libc::listen(b, 1)) } else { bound };
+                say(
+                    "port of connect",
+                    format!("{closed} {ours} {theirs} {host}: {bound} {listens}"),
+                );
+                close(b);
+            }
+        }
+    }
+}
+
+/// Connections to different places share ports, those to one place do not. Closed ones give way on the loopback after a
+/// second (tcp_tw_reuse).
+fn ports_of_connect_run_out() {
+    say("namespace", c!(libc::unshare(libc::CLONE_NEWNET)));
+    let mut up = [0u8; 40];
+    up[..2].copy_from_slice(b"lo");
+    up[16] = 1;
+    let any = socket(false, DGRAM);
+    say("up", sc!(libc::SYS_ioctl, any, 0x8914, &raw mut up));
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50003").expect("range");
+    let listeners: Vec<_> = (0..3)
+        .map(|i| {
+            let l = socket(false, STREAM);
+            bind(l, false, 40000 + i, false);
+            c!(libc::listen(l, 10));
+            l
+        })
+        .collect();
+    let mut open = Vec::new();
+    for i in 0..3 {
+        for _ in 0..6 {
+            let c = socket(false, STREAM);
+            let r = connect(c, false, 40000 + i);
+            say("connect", r);
+            if r.is_ok() {
+                open.push(c)
+            } else {
+                close(c);
+            }
+        }
+    }
+    let b = socket(false, STREAM);
+    say("no port to bind", bind(b, false, 0, false));
+    say("nor the wildcard", bind(b, false, 0, true));
+    for c in open {
+        close(c);
+    }
+    for l in listeners.iter().take(1) {
+        for _ in 0..4 {
+            let s = c!(libc::accept(*l, std::ptr::null_mut(), std::ptr::null_mut())).fd();
+            say("end", recv(s, 1, 0));
+            close(s);
+        }
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let (mut early, mut got) = (0, Vec::new());
+    while got.len() < 4 && std::time::Instant::now() < deadline {
+        let c = socket(false, STREAM);
+        if connect(c, false, 40000).is_ok() {
+            got.push(c);
+        } else {
+            early += 1;
+            close(c);
+            std::thread::yield_now();
+        }
+    }
+    say("waited", early > 0);
+    say("and got", got.len());
+    say("no more", connect(socket(false, STREAM), false, 40000));
+}
+
 /// Addresses and routes of AF_INET6 by ioctl, in a namespace of the case's own.
 fn v6_ioctls() {
     say("namespace", c!(libc::unshare(libc::CLONE_NEWNET)));
@@ -682,11 +782,6 @@ fn bind_without_port() {
         Ok((port, addr, _)) => format!("{addr} {}", port != 0),
         Err(r) => r.to_string(),
     };
-    let to = |fd: i32, host: u32, port: u16| {
-        let (mut a, n) = addr(false, port, false);
-        unsafe { (*(&raw mut a).cast::<libc::sockaddr_in>()).sin_addr.s_addr = host.to_be() };
-        c!(libc::bind(fd, (&raw const a).cast(), n))
-    };
     for kind in [STREAM, DGRAM] {
         let l = socket(false, kind);
         bind(l, false, 0, false);
@@ -697,21 +792,21 @@ fn bind_without_port() {
         say("off", get(s));
         say("set", set(s, 7));
         say("on", get(s));
-        say("bind", to(s, 0x7f00_0005, 0));
+        say("bind", bind_to(s, 5, 0));
         say("no port yet", told(s));
-        say("again", to(s, 0x7f00_0006, 0));
+        say("again", bind_to(s, 6, 0));
         say("address", told(s));
         say("connect", connect(s, false, port(l)));
         say("now", told(s));
         let s = socket(false, kind);
         set(s, 1);
-        say("a port asked for", to(s, 0x7f00_0007, 34567));
+        say("a port asked for", bind_to(s, 7, 34567));
         say("is had", told(s));
-        say("twice", to(s, 0x7f00_0007, 0));
+        say("twice", bind_to(s, 7, 0));
     }
     let s = socket(false, STREAM);
     set(s, 1);
-    to(s, 0x7f00_0005, 0);
+    bind_to(s, 5, 0);
     say("listen", c!(libc::listen(s, 1)));
     say("with a port", told(s));
 }
