@@ -244,6 +244,68 @@ fn some_files_journaled_ext3() {
     run_with(7, &["-J", "size=4"], 5, open_inheriting);
 }
 
+/// A disk may lose a part of a write that is longer than a sector. Of a commit block over an older log that must not be a broken
+/// commit, which e2fsck(8) does not mend by itself, but none.
+#[test]
+fn torn_commits_are_no_commits() {
+    if !have_tools() {
+        return;
+    }
+    const SECTOR: usize = 512;
+    let tmp = tempfile::tempdir().unwrap();
+    let (name, base) = MATRIX[0];
+    let all: Vec<&str> = base.iter().chain(&["-J", "size=4"]).copied().collect();
+    let blank = std::fs::read(mkfs(tmp.path(), name, &all, 16, None)).unwrap();
+    let rec = Recorder::new(blank.clone());
+    let fs = open(rec.clone());
+    let mut promises: Vec<Promise> = vec![Vec::new()];
+    for round in 0..12u8 {
+        let n = format!("file {round}");
+        let f = fs.create(ROOT_INO, n.as_bytes(), &NewInode::new(0o100644, 0, 0)).unwrap();
+        fs.write(f, 0, &bytes(5000, round), false).unwrap();
+        fs.fsync(f).unwrap();
+        let mut now = promises[promises.len() - 1].clone();
+        now.push((n, bytes(5000, round)));
+        promises.push(now);
+        rec.mark(promises.len() - 1);
+        // An orphan: after a broken commit e2fsck(8) does not look at their list.
+        let o = fs.create(ROOT_INO, b"orphan", &NewInode::new(0o100644, 0, 0)).unwrap();
+        fs.write(o, 0, &bytes(9000, round), false).unwrap();
+        fs.unlink(ROOT_INO, b"orphan").unwrap();
+        if round % 3 == 2 {
+            // The log starts over, on top of what it was.
+            fs.checkpoint().unwrap();
+        }
+    }
+    drop(fs);
+    let log: Vec<Event> = rec.log();
+    let near = |mut it: Box<dyn Iterator<Item = &Event> + '_>| {
+        it.find(|e| !matches!(e, Event::Mark(_))).is_some_and(|e| matches!(e, Event::Flush))
+    };
+    let mut commits = 0;
+    for (i, e) in log.iter().enumerate() {
+        // Alone between two flushes, and no superblock, against half of which ext4 has no defence.
+        let alone = near(Box::new(log[..i].iter().rev())) && near(Box::new(log[i + 1..].iter()));
+        let Event::Write(off, data) = e else { continue };
+        if !alone || data.len() == 1024 {
+            continue;
+        }
+        commits += 1;
+        for (how, keep) in
+            [("only the first", 0..1), ("all but the first", 1..8), ("half", 4..8), ("all", 0..8)]
+        {
+            let (mut image, mark) = cut(&blank, &log, i);
+            for (k, sector) in data.chunks(SECTOR).enumerate().filter(|(k, _)| keep.contains(k)) {
+                let at = *off as usize + k * SECTOR;
+                image[at..at + sector.len()].copy_from_slice(sector);
+            }
+            let what = format!("{how} of the sectors of event {i}");
+            check(name, image, &promises[mark], tmp.path(), &what);
+        }
+    }
+    assert!(commits >= 12, "{commits} commits");
+}
+
 /// What `data=journal` adds: a write that fits a transaction is there as a whole or not at all.
 #[test]
 fn journaled_overwrites_are_atomic() {

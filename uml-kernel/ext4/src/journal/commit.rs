@@ -1,7 +1,7 @@
 //! Committing a transaction to the log.
 
 use uml_abi::Result;
-use uml_abi::errno::ENOSPC;
+use uml_abi::errno::{EIO, ENOSPC};
 
 use super::Journal;
 use super::format::{self, Checksums, HEADER};
@@ -33,9 +33,17 @@ struct LogWriter<'a> {
 /// Largest single write to the log.
 const CHUNK: usize = 1 << 20;
 
+/// What of a commit block is written: the rest is zeros already. No disk loses a part of so little.
+const COMMIT_BYTES: usize = 512;
+
+/// Transactions of at most so many blocks have zeros written ahead of them...
+const SMALL: u32 = 32;
+/// ... over so many blocks, where the log has not been written since the mount.
+const AHEAD: u32 = 64;
+
 impl LogWriter<'_> {
     fn push(&mut self, block: &[u8]) -> Result<()> {
-        let off = self.j.offset(self.at).ok_or(uml_abi::errno::EIO)?;
+        let off = self.j.offset(self.at).ok_or(EIO)?;
         let follows = self.start.is_some_and(|s| s + self.buf.len() as u64 == off);
         if !follows || self.buf.len() >= CHUNK {
             self.drain()?;
@@ -45,6 +53,17 @@ impl LogWriter<'_> {
         self.at = self.j.next(self.at);
         self.count += 1;
         Ok(())
+    }
+
+    /// Zeros over the next `n` blocks, which the log does not contain yet.
+    fn clear(&mut self, n: u32) -> Result<()> {
+        let (at, count) = (self.at, self.count);
+        let zeros = vec![0; self.j.block_size()];
+        for _ in 0..n {
+            self.push(&zeros)?;
+        }
+        (self.at, self.count) = (at, count);
+        self.drain()
     }
 
     fn drain(&mut self) -> Result<()> {
@@ -116,15 +135,30 @@ impl Journal {
                 }
             }
         }
-        w.drain()?;
+        // The commit block's place is zeros before anything of it is written: a part of it over what was there would be a
+        // broken commit to e2fsck(8), not none.
+        let cleared = 1 + self.worth_clearing(w.at, w.count + 1);
+        w.clear(cleared)?;
+        let (place, head, count) = (w.at, self.next(w.at), w.count + 1);
         self.flush(&core.store)?;
-        w.push(&self.commit_block(f.tid, now))?;
-        w.drain()?;
-        let (head, count) = (w.at, w.count);
+        let block = self.commit_block(f.tid, now);
+        let at = self.offset(place).ok_or(EIO)?;
+        core.store.write_at(at, block.get(..COMMIT_BYTES).ok_or(EIO)?)?;
         self.flush(&core.store)?;
         self.head = head;
         self.used += count;
+        self.written = self.written.max(place + cleared);
         Ok(())
+    }
+
+    /// Blocks after the commit block at `place` of a transaction of `count` blocks that are worth a write of zeros: in an image
+    /// with holes every block written for the first time costs the host a commit of its own, and many at once cost one.
+    fn worth_clearing(&self, place: u32, count: u32) -> u32 {
+        if count > SMALL || place < self.written {
+            return 0;
+        }
+        let free = self.ring() - (self.used + count);
+        AHEAD.min(free).min(self.last - (place + 1))
     }
 
     fn log_block(&self, kind: u32, tid: u32) -> Vec<u8> {

@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     head: u32,
     /// Blocks of the ring in use since the last checkpoint.
     used: u32,
+    /// First block of the ring that was not written since the mount.
+    written: u32,
     /// Committed blocks not yet written home.
     pub(crate) pending: HashMap<u64, Buf>,
     /// Whether flushes are issued (`barrier` mount option).
@@ -87,6 +89,7 @@ impl Journal {
             bit64: false,
             head: 0,
             used: 0,
+            written: 0,
             pending: HashMap::new(),
             barrier,
         };
