@@ -84,6 +84,7 @@ fn main() -> ExitCode {
     case("programs", false, &["sfdisk", "lsblk", "blkid"], &broken_hosts::programs);
     case("mounted", false, &["tune2fs", "chattr"], &broken_hosts::mounted);
     case("handles", false, &["python3"], &mounted::handles);
+    case("counted", false, &["python3"], &mounted::counted);
     case("resized", false, &["resize2fs", "tune2fs"], &mounted::resized);
     case("journaled", false, &["fallocate", "cmp"], &mounted::journaled);
     case("ownership", true, &["chattr", "lsattr", "setpriv", "tune2fs"], &mounted::ownership);

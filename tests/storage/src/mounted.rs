@@ -154,6 +154,39 @@ pub fn handles(dir: &Path) -> Result<(), String> {
     image::check(&disk)
 }
 
+/// Requests and bytes are counted for disks and processes.
+pub fn counted(dir: &Path) -> Result<(), String> {
+    let (raw, disk) = (dir.join("raw.img"), dir.join("disk.img"));
+    std::fs::write(&raw, vec![1; 4 << 20]).map_err(|e| format!("{}: {e}", raw.display()))?;
+    image::make(&disk, 96, &["-t", "ext4"])?;
+    let program = dir.join("counted.py");
+    std::fs::write(&program, include_str!("counted.py"))
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let script = format!(
+        "mkdir /mnt/d; mount /dev/ubdc /mnt/d; python3 {} /dev/ubdb /mnt/d; umount /mnt/d",
+        program.display()
+    );
+    let disks = [format!("ubd1={}", raw.display()), format!("ubd2={}", disk.display())];
+    let out = guest(dir, &disks, &script)?;
+    for w in [
+        "reads 16 2048 0 0 0 0 0 0",
+        "reads read_bytes 1048576",
+        "reads write_bytes 0",
+        "reads blocks 2048 0",
+        "writes 0 0 8 512 0 0 1 0",
+        "writes write_bytes 262144",
+        "writes blocks 0 512",
+        "discards 0 0 0 0 1 2048 0 0",
+        "buffered 0 0 0 0 0 0 0 0",
+        "buffered write_bytes 1048576",
+        "buffered cancelled_write_bytes 1048576",
+        "inflight ['0', '0']",
+    ] {
+        expect(&out, w)?;
+    }
+    image::check(&disk)
+}
+
 /// Groups of new files: what a script prints in this directory.
 const OWNERSHIP: &str = r#"umask 002; mkdir s n; chgrp 50 s n; chmod 2777 s; chmod 777 n
     as() { setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "$1"; }

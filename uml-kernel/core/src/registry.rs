@@ -58,15 +58,16 @@ pub struct BlockStats {
     pub writes: RequestStats,
     pub discards: RequestStats,
     pub flushes: RequestStats,
-    /// Requests under way.
-    pub in_flight: u64,
+    /// Requests under way: reads, and all others.
+    pub in_flight: [u64; 2],
     /// Time during which some request was under way.
     pub busy_nanos: u64,
 }
 
 impl BlockStats {
     /// The seventeen fields of /proc/diskstats after the name (Documentation/admin-guide/iostats.rst): sectors of
-    /// 512 bytes, milliseconds.
+    /// 512 bytes, milliseconds. Merges are 0: no device here queues requests to join them; who has neighbouring blocks asks for
+    /// them at once.
     pub fn fields(&self) -> [u64; 17] {
         let ms = |n: u64| n / 1_000_000;
         let (r, w, d, f) = (&self.reads, &self.writes, &self.discards, &self.flushes);
@@ -80,7 +81,7 @@ impl BlockStats {
             0,
             w.bytes / 512,
             ms(w.nanos),
-            self.in_flight,
+            self.in_flight.iter().sum(),
             ms(self.busy_nanos),
             ms(weighted),
             d.requests,

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod driver;
 pub mod node;
 pub mod partition;
+mod requests;
 pub mod spec;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use uml_abi::errno::*;
 use uml_abi::{Errno, Result};
+use uml_base::storage;
 use uml_platform::view::{FileView, ViewSlot};
 
 use crate::backing::Backing;
@@ -571,6 +572,7 @@ struct Coming<'a> {
     file: &'a CachedFile,
     range: Range<u64>,
 }
+        storage::written(n * PAGE);
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@ use std::sync::{PoisonError, RwLockWriteGuard};
 
 use uml_abi::Result;
 use uml_abi::errno::EFBIG;
+use uml_base::storage;
 
 use crate::backing::Space;
 use crate::file::{CachedFile, State};
@@ -81,7 +82,9 @@ impl CachedFile {
             Change::Zero { .. } => (off.div_ceil(PAGE), end / PAGE),
             Change::From(_) => (off / PAGE, u64::MAX),
         };
-        pool.sub_dirty(s.dirty.remove(a, b));
+        let unwritten = s.dirty.remove(a, b);
+        storage::cancelled(unwritten * PAGE);
+        pool.sub_dirty(unwritten);
         let promised = s.delayed.remove(a, b);
         if promised > 0 {
             self.backing.unreserve(promised);
@@ -164,3 +167,4 @@ impl CachedFile {
         Ok(data.len())
     }
 }
+        storage::written(len);

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use uml_abi::Result;
 use uml_abi::errno::EAGAIN;
+use uml_base::storage;
 
 use crate::ahead::Ahead;
 use crate::backing::VolumeOps;
 use crate::file::CachedFile;
-use crate::lock;
 use crate::pool::Pool;
+use crate::{PAGE, lock};
 
 /// Times of a volume's flusher.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +100,12 @@ impl Volume {
     /// Has pages `a..b` of a file read ahead by another thread; false when too much is asked for already or there is no
     /// such thread to be had, which is no loss but of time.
     pub(crate) fn fetch(&self, file: &Weak<CachedFile>, a: u64, b: u64) -> bool {
-        self.ahead.ask(file.clone(), a, b)
+        let asked = self.ahead.ask(file.clone(), a, b);
+        if asked {
+            // That thread works for nobody in particular.
+            storage::read((b - a) * PAGE);
+        }
+        asked
     }
 
     /// Changes the flusher's times.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use uml_abi::{Errno, Result};
+use uml_base::storage;
 
 use crate::backing::Space;
 use crate::file::{CachedFile, State};
@@ -194,7 +195,9 @@ impl CachedFile {
     /// Forgets pages from `first` on. The layout is held exclusively.
     pub(crate) fn cut(&self, s: &mut State, first: u64) {
         let pool = &self.volume.pool;
-        pool.sub_dirty(s.dirty.remove(first, u64::MAX));
+        let unwritten = s.dirty.remove(first, u64::MAX);
+        storage::cancelled(unwritten * PAGE);
+        pool.sub_dirty(unwritten);
         pool.sub_used(s.uptodate.remove(first, u64::MAX));
         s.allocated.remove(first, u64::MAX);
         s.sums.retain(|p, _| *p < first);

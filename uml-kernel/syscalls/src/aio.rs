@@ -357,10 +357,10 @@ impl Request {
 
     /// Carries it out on another thread than its task's. `data` are its buffers.
     fn finish(&self, task: &Task, data: Option<UserIo>) -> Result<u64> {
-        match data {
+        task.io.during(|| match data {
             Some(d) => self.move_data(&self.io(task)?, d),
             None => self.file.ops.fsync(task, self.iocb.opcode == FDSYNC).map(|()| 0),
-        }
+        })
     }
 
     fn event(&self, object: u64, result: Result<u64>) -> IoEvent {

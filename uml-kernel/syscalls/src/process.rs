@@ -277,6 +277,8 @@ impl Rusage {
             majflt: u.majflt as i64,
             nvcsw: u.nvcsw as i64,
             nivcsw: u.nivcsw as i64,
+            inblock: u.in_sectors as i64,
+            oublock: u.out_sectors as i64,
             ..Rusage::default()
         }
     }

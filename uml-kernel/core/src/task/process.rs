@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use uml_base::storage::Used;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 
 use crate::ns::PidNs;
@@ -22,6 +23,9 @@ pub struct Usage {
     pub majflt: u64,
     pub nvcsw: u64,
     pub nivcsw: u64,
+    /// Sectors of 512 bytes read from disks, and to be written there.
+    pub in_sectors: u64,
+    pub out_sectors: u64,
 }
 
 impl Usage {
@@ -34,22 +38,56 @@ impl Usage {
         self.majflt += o.majflt;
         self.nvcsw += o.nvcsw;
         self.nivcsw += o.nivcsw;
+        self.in_sectors += o.in_sectors;
+        self.out_sectors += o.out_sectors;
     }
 }
 
-/// Bytes and calls of read(2), write(2) and their like (proc_pid_io(5)).
+/// Bytes and calls of read(2), write(2) and their like, and bytes of disks (proc_pid_io(5)).
 #[derive(Debug, Default)]
 pub struct IoCount {
     pub rchar: AtomicU64,
     pub wchar: AtomicU64,
     pub syscr: AtomicU64,
     pub syscw: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub write_bytes: AtomicU64,
+    pub cancelled_write_bytes: AtomicU64,
 }
 
 impl IoCount {
-    /// rchar, wchar, syscr, syscw.
-    pub fn get(&self) -> [u64; 4] {
-        [&self.rchar, &self.wchar, &self.syscr, &self.syscw].map(|n| n.load(Ordering::Relaxed))
+    fn all(&self) -> [&AtomicU64; 7] {
+        [
+            &self.rchar,
+            &self.wchar,
+            &self.syscr,
+            &self.syscw,
+            &self.read_bytes,
+            &self.write_bytes,
+            &self.cancelled_write_bytes,
+        ]
+    }
+
+    /// rchar, wchar, syscr, syscw, read_bytes, write_bytes, cancelled_write_bytes.
+    pub fn get(&self) -> [u64; 7] {
+        self.all().map(|n| n.load(Ordering::Relaxed))
+    }
+
+    /// Runs `f` on the task's behalf: what storage it uses on this thread is the task's.
+    pub fn during<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = Used::now();
+        let r = f();
+        self.storage(Used::take(before));
+        r
+    }
+
+    /// Storage was used.
+    pub fn storage(&self, u: Used) {
+        if u != Used::default() {
+            self.read_bytes.fetch_add(u.read, Ordering::Relaxed);
+            self.write_bytes.fetch_add(u.written, Ordering::Relaxed);
+            self.cancelled_write_bytes.fetch_add(u.cancelled, Ordering::Relaxed);
+        }
     }
 
     /// A read of `n` bytes.
@@ -66,11 +104,9 @@ impl IoCount {
 
     /// Adds another's counts.
     pub fn add(&self, o: &IoCount) {
-        let [r, w, cr, cw] = o.get();
-        self.rchar.fetch_add(r, Ordering::Relaxed);
-        self.wchar.fetch_add(w, Ordering::Relaxed);
-        self.syscr.fetch_add(cr, Ordering::Relaxed);
-        self.syscw.fetch_add(cw, Ordering::Relaxed);
+        for (mine, more) in self.all().iter().zip(o.get()) {
+            mine.fetch_add(more, Ordering::Relaxed);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use uml_base::clock;
+use uml_base::storage::Used;
 
 use crate::signal::threads_of;
 use crate::task::Task;
@@ -27,6 +28,8 @@ pub fn of_task(task: &Task) -> Usage {
         system_ns: task.system_ns.load(Ordering::Relaxed),
         nvcsw: task.nvcsw.load(Ordering::Relaxed),
         nivcsw: task.nivcsw.load(Ordering::Relaxed),
+        in_sectors: task.io.read_bytes.load(Ordering::Relaxed) / 512,
+        out_sectors: task.io.write_bytes.load(Ordering::Relaxed) / 512,
         ..Usage::default()
     }
 }
@@ -62,11 +65,12 @@ thread_local! {
 pub(crate) struct Work {
     began: Instant,
     waited: Duration,
+    used: Used,
 }
 
 impl Work {
     pub(crate) fn begin() -> Work {
-        Work { began: clock::now(), waited: WAITED.get() }
+        Work { began: clock::now(), waited: WAITED.get(), used: Used::now() }
     }
 
     /// The work is done: it is the task's.
@@ -74,6 +78,7 @@ impl Work {
         let waited = WAITED.get().saturating_sub(self.waited);
         let worked = clock::since(self.began).saturating_sub(waited);
         task.system_ns.fetch_add(worked.as_nanos() as u64, Ordering::Relaxed);
+        task.io.storage(Used::take(self.used));
     }
 }
 

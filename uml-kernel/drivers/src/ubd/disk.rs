@@ -9,9 +9,9 @@ use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Mutex, Rank, pr_err, pr_info};
+use uml_base::{Mutex, Rank, pr_err, pr_info, storage};
 use uml_core::kernel::Kernel;
-use uml_core::registry::BlockDevice;
+use uml_core::registry::{BlockDevice, BlockStats};
 use uml_core::vfs::Dev;
 use uml_formats::cow::{
     BitmapPolicy, Device, DeviceError, DeviceSpec, Image, Note, Severity, open_device,
@@ -19,6 +19,7 @@ use uml_formats::cow::{
 use uml_formats::store::{Store, read_zero_filled, read_zero_filled_at_once, write_all};
 
 use crate::ubd::partition::{self, Partition};
+use crate::ubd::requests::{Kind, Requests};
 use crate::ubd::spec::DiskSpec;
 
 /// Major number of the driver.
@@ -50,6 +51,7 @@ pub struct Disk {
     kernel: Weak<Kernel>,
     /// What the host's last failure was, as an errno; 0 after a success of a flush.
     trouble: AtomicI32,
+    requests: Requests,
     /// Serialises changes of parts of sectors through the device node.
     pub(super) partial: std::sync::Mutex<()>,
 }
@@ -107,6 +109,7 @@ impl Disk {
             partitions: Mutex::new(Rank::DEVICE, Vec::new()),
             kernel,
             trouble: AtomicI32::new(0),
+            requests: Requests::default(),
             partial: std::sync::Mutex::new(()),
         });
         disk.rescan();
@@ -124,7 +127,7 @@ impl Disk {
 
     /// Reads the partition table again.
     pub fn rescan(&self) {
-        let found = partition::scan(self.size, &mut |off, buf| self.read(off, buf).ok());
+        let found = partition::scan(self.size, &mut |off, buf| self.read(0, off, buf).ok());
         *self.partitions.lock() = found;
     }
 
@@ -152,8 +155,30 @@ impl Disk {
         Ok(())
     }
 
-    /// Does host I/O outside of the platform's bookkeeping.
-    fn host<T>(&self, f: impl FnOnce() -> io::Result<T>) -> Result<T> {
+    /// Requests since boot of partition `number`, or of the whole disk for 0.
+    pub fn stats(&self, number: u32) -> BlockStats {
+        self.requests.of(number)
+    }
+
+    /// Does host I/O outside of the platform's bookkeeping: a request for `bytes` of partition `number`, or of the whole
+    /// disk.
+    fn host<T>(
+        &self,
+        kind: Kind,
+        number: u32,
+        bytes: u64,
+        f: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T> {
+        if kind == Kind::Read {
+            storage::read(bytes);
+        }
+        let request = self.requests.begin(kind, number);
+        let done = self.outside(f);
+        request.end(if done.is_ok() { bytes } else { 0 });
+        done
+    }
+
+    fn outside<T>(&self, f: impl FnOnce() -> io::Result<T>) -> Result<T> {
         let mut f = Some(f);
         let mut result = None;
         let mut run = || {
@@ -201,36 +226,47 @@ impl Disk {
         self.check(off, len)
     }
 
-    /// Reads whole sectors.
-    pub fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+    /// Reads whole sectors for partition `number`; `off` is on the disk, as everywhere here.
+    pub fn read(&self, number: u32, off: u64, buf: &mut [u8]) -> Result<()> {
         self.check(off, buf.len() as u64)?;
-        self.host(|| match &self.backend {
+        self.host(Kind::Read, number, buf.len() as u64, || match &self.backend {
             Backend::Plain(f) => read_zero_filled(f, buf, off),
             Backend::Cow(i) => i.read_at(buf, off),
         })
     }
 
     /// As [`Disk::read`], but `EAGAIN` where the host would have to be waited for.
-    pub fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read_at_once(&self, number: u32, off: u64, buf: &mut [u8]) -> Result<()> {
         self.check(off, buf.len() as u64)?;
+        let request = self.requests.begin(Kind::Read, number);
         // Nothing that sleeps: no need to tell the platform.
         let r = match &self.backend {
             Backend::Plain(f) => read_zero_filled_at_once(f, buf, off),
             Backend::Cow(i) => i.read_at_once(buf, off),
         };
-        r.map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => EAGAIN,
-            _ => {
-                self.note_trouble(&e);
-                map_error(&e)
+        match r {
+            Ok(()) => {
+                storage::read(buf.len() as u64);
+                request.end(buf.len() as u64);
+                Ok(())
             }
-        })
+            // Asked again, waiting, it is a request.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                request.cancel();
+                Err(EAGAIN)
+            }
+            Err(e) => {
+                request.end(0);
+                self.note_trouble(&e);
+                Err(map_error(&e))
+            }
+        }
     }
 
     /// Writes whole sectors.
-    pub fn write(&self, off: u64, data: &[u8]) -> Result<()> {
+    pub fn write(&self, number: u32, off: u64, data: &[u8]) -> Result<()> {
         self.check_write(off, data.len() as u64)?;
-        self.host(|| match &self.backend {
+        self.host(Kind::Write, number, data.len() as u64, || match &self.backend {
             Backend::Plain(f) => write_all(f, data, off),
             Backend::Cow(i) => i.write_at(data, off),
         })
@@ -241,7 +277,8 @@ impl Disk {
         if self.image_read_only {
             return Ok(());
         }
-        self.host(|| match &self.backend {
+        // Not counted for partitions, as on Linux.
+        self.host(Kind::Flush, 0, 0, || match &self.backend {
             Backend::Plain(f) => f.sync_data(),
             Backend::Cow(i) => i.flush(),
         })?;
@@ -255,12 +292,12 @@ impl Disk {
     }
 
     /// Frees sectors, which then read as zeros.
-    pub fn discard(&self, off: u64, len: u64) -> Result<()> {
+    pub fn discard(&self, number: u32, off: u64, len: u64) -> Result<()> {
         self.check_write(off, len)?;
         if !self.can_discard() {
             return Err(EOPNOTSUPP);
         }
-        let done = self.host(|| match &self.backend {
+        let done = self.host(Kind::Discard, number, len, || match &self.backend {
             Backend::Plain(f) => f.punch_hole(off..off + len),
             Backend::Cow(i) => i.discard(off / SECTOR, len / SECTOR),
         });
@@ -271,9 +308,9 @@ impl Disk {
     }
 
     /// Makes sectors read as zeros.
-    pub fn write_zeroes(&self, off: u64, len: u64) -> Result<()> {
+    pub fn write_zeroes(&self, number: u32, off: u64, len: u64) -> Result<()> {
         self.check_write(off, len)?;
-        self.host(|| match &self.backend {
+        self.host(Kind::Write, number, len, || match &self.backend {
             Backend::Plain(f) => match f.zero_range(off..off + len) {
                 Err(e) if map_error(&e) == EOPNOTSUPP => write_zeros(f, off, len),
                 other => other,
@@ -332,6 +369,11 @@ impl UbdDevice {
         &self.disk
     }
 
+    /// Number of the partition; 0 is the whole disk.
+    fn number(&self) -> u32 {
+        self.partition.map_or(0, |p| p.number)
+    }
+
     /// First byte on the disk.
     pub fn start(&self) -> u64 {
         self.partition.map_or(0, |p| p.start)
@@ -348,8 +390,7 @@ impl UbdDevice {
 
 impl BlockDevice for UbdDevice {
     fn dev(&self) -> Dev {
-        let number = self.partition.map_or(0, |p| p.number);
-        Dev::new(MAJOR, self.disk.spec.unit as u32 * MINORS + number)
+        Dev::new(MAJOR, self.disk.spec.unit as u32 * MINORS + self.number())
     }
 
     fn name(&self) -> String {
@@ -373,15 +414,15 @@ impl BlockDevice for UbdDevice {
     }
 
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.disk.read(self.at(off, buf.len() as u64)?, buf)
+        self.disk.read(self.number(), self.at(off, buf.len() as u64)?, buf)
     }
 
     fn read_at_once(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.disk.read_at_once(self.at(off, buf.len() as u64)?, buf)
+        self.disk.read_at_once(self.number(), self.at(off, buf.len() as u64)?, buf)
     }
 
     fn write(&self, off: u64, data: &[u8]) -> Result<()> {
-        self.disk.write(self.at(off, data.len() as u64)?, data)
+        self.disk.write(self.number(), self.at(off, data.len() as u64)?, data)
     }
 
     fn flush(&self) -> Result<()> {
@@ -389,11 +430,15 @@ impl BlockDevice for UbdDevice {
     }
 
     fn write_zeroes(&self, off: u64, len: u64) -> Result<()> {
-        self.disk.write_zeroes(self.at(off, len)?, len)
+        self.disk.write_zeroes(self.number(), self.at(off, len)?, len)
     }
 
     fn partition(&self) -> Option<(u32, u64)> {
         self.partition.map(|p| (p.number, p.start))
+    }
+
+    fn stats(&self) -> BlockStats {
+        self.disk.stats(self.number())
     }
 
     fn serial(&self) -> Option<String> {
@@ -405,7 +450,7 @@ impl BlockDevice for UbdDevice {
     }
 
     fn discard(&self, off: u64, len: u64) -> Result<()> {
-        self.disk.discard(self.at(off, len)?, len)
+        self.disk.discard(self.number(), self.at(off, len)?, len)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_base::storage;
 use uml_core::ctx::Ctx;
 use uml_core::file::{File, FileOps, Io};
 use uml_core::io::{Sink, Source};
@@ -212,6 +213,7 @@ impl FileOps for BlockFile {
                 Err(_) => break,
             }
         }
+        storage::written(total as u64);
         if total > 0
             && let Some(h) = io.task.kernel().vfs.registry.block_holder(self.device.dev())
         {

@@ -9,7 +9,7 @@ use uml_abi::errno::*;
 use uml_core::file::File;
 use uml_core::io::{BufSink, BufSource};
 use uml_core::kernel::Kernel;
-use uml_core::registry::{BlockDevice, BlockDriver, NodeOpen};
+use uml_core::registry::{BlockDevice, BlockDriver, BlockStats, NodeOpen};
 use uml_core::task::Task;
 use uml_core::vfs::Dev;
 use uml_core::vfs::anon::{self, AnonKind};
@@ -201,6 +201,49 @@ fn partitions_are_devices_of_their_own() {
     drop((disk, device));
     assert_eq!(m.ubd.reread(&inner), Ok(()));
     assert_eq!(names(&m), ["ubda", "ubd0", "ubda1", "ubda2"]);
+}
+
+#[test]
+fn requests_are_counted_for_the_disk_and_its_partition() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut bytes = vec![0u8; 512 * 64];
+    bytes[446 + 4] = 0x83;
+    bytes[446 + 8] = 8;
+    bytes[446 + 12] = 16;
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let m = machine(&[format!("0={}", text(&image(&dir, "disk", &bytes)))]);
+    let (disk, part) = (m.device(0).expect("ubda"), m.device(1).expect("ubda1"));
+    // What looking for partitions took.
+    let before = disk.stats();
+    assert!(before.reads.requests > 0 && before.reads.bytes > 0);
+    assert_eq!(part.stats(), BlockStats::default());
+    part.read(512, &mut [0; 1024]).expect("read");
+    part.write(0, &[1; 512]).expect("write");
+    part.flush().expect("flush");
+    part.write_zeroes(0, 4096).expect("zeroes");
+    disk.write(512, &[2; 512]).expect("write");
+    // What the device refuses is no request.
+    assert_eq!(part.write(16 * 512, &[0; 512]), Err(EIO));
+    assert_eq!(part.read(1, &mut [0; 512]), Err(EINVAL));
+    let (all, own) = (disk.stats(), part.stats());
+    assert_eq!((own.reads.requests, own.reads.bytes), (1, 1024));
+    assert_eq!((own.writes.requests, own.writes.bytes), (2, 512 + 4096));
+    assert_eq!(
+        (all.reads.requests, all.reads.bytes),
+        (before.reads.requests + 1, before.reads.bytes + 1024)
+    );
+    assert_eq!((all.writes.requests, all.writes.bytes), (3, 1024 + 4096));
+    assert_eq!((own.flushes.requests, all.flushes.requests), (0, 1));
+    assert_eq!((all.in_flight, own.in_flight), ([0, 0], [0, 0]));
+    assert!(all.flushes.nanos > 0 && all.busy_nanos >= all.flushes.nanos);
+    // What is not in the host's memory is asked for twice and counts once; what is there, once.
+    while disk.read_at_once(0, &mut [0; 512]) == Err(EAGAIN) {
+        disk.read(0, &mut [0; 512]).expect("read");
+    }
+    let again = disk.stats().reads.requests - all.reads.requests;
+    assert!((1..=2).contains(&again), "{again}");
+    let fields = part.stats().fields();
+    assert_eq!((fields[0], fields[2], fields[4], fields[6], fields[8]), (1, 2, 2, 9, 0));
 }
 
 #[test]

@@ -40,11 +40,16 @@ fn stat(d: &dyn BlockDevice) -> String {
     f.iter().map(|n| format!("{n:>8}")).collect::<Vec<_>>().join(" ")
 }
 
+fn inflight(d: &dyn BlockDevice) -> String {
+    let [reads, others] = d.stats().in_flight;
+    format!("{reads:>8} {others:>8}")
+}
+
 /// What disks and partitions have.
 const COMMON: &[(&str, Get)] = &[
     ("alignment_offset", |_| "0".into()),
     ("discard_alignment", |_| "0".into()),
-    ("inflight", |d| format!("{:8} {:8}", d.stats().in_flight, 0)),
+    ("inflight", inflight),
     ("ro", |d| u8::from(d.read_only()).to_string()),
     ("size", |d| (d.size() / 512).to_string()),
     ("stat", stat),

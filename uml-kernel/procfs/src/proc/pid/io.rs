@@ -17,9 +17,8 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
             sum.add(&th.io);
         }
     }
-    let [rchar, wchar, syscr, syscw] = sum.get();
+    let [rchar, wchar, syscr, syscw, read, written, cancelled] = sum.get();
     writeln!(out, "rchar: {rchar}\nwchar: {wchar}\nsyscr: {syscr}\nsyscw: {syscw}");
-    // Storage is read and written by page caches, which do not know for whom.
-    writeln!(out, "read_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0");
+    writeln!(out, "read_bytes: {read}\nwrite_bytes: {written}\ncancelled_write_bytes: {cancelled}");
     Ok(())
 }
