@@ -28,6 +28,14 @@ fn fio(file: &str, how: &str) -> String {
     )
 }
 
+/// Four threads of fio(1) that write one file past the cache at the same time, each a quarter, while somebody reads it through the
+/// cache; what the cache has afterwards is what the disk has. /mnt/d is /dev/ubdc.
+const BESIDE: &str = "while [ ! -e /mnt/stop ]; do cat /mnt/d/f >/dev/null; done & \
+    fio --name=t --filename=/mnt/d/f --size=6m --offset_increment=6m --numjobs=4 --thread --ioengine=psync --direct=1 --bs=4k \
+        --rw=randwrite --verify=crc32c --verify_state_save=0 --group_reporting >/mnt/said 2>&1 || { echo threads; cat /mnt/said; }
+    touch /mnt/stop; wait; cached=$(md5sum </mnt/d/f); umount /mnt/d; mount /dev/ubdc /mnt/d
+    [ \"$cached\" = \"$(md5sum </mnt/d/f)\" ] || echo the cache and the disk differ";
+
 /// A COW disk and a file of ext4, written and read at depth 32; the reading is of what the host does not have in memory.
 /// A program that is killed with requests in flight leaves nothing behind.
 pub fn in_flight(dir: &Path) -> Result<(), String> {
@@ -39,7 +47,7 @@ pub fn in_flight(dir: &Path) -> Result<(), String> {
     let mount = "mkdir /mnt/d; mount /dev/ubdc /mnt/d";
     let write = "--rw=write --do_verify=0 --fsync=200";
     let script = format!(
-        "{mount}; {}; {}; umount /mnt/d; echo written",
+        "{mount}; {}; {}; {BESIDE}; umount /mnt/d; echo written",
         fio("/dev/ubdb", write),
         fio("/mnt/d/f", write)
     );

@@ -68,6 +68,12 @@ pub(crate) struct State {
     pub dead: bool,
     /// Pages that somebody is reading ahead.
     pub coming: Vec<Range<u64>>,
+    /// Pages that are being read from below to be entered here.
+    pub loading: Vec<Range<u64>>,
+    /// Pages that are being written past the cache, with others beside them.
+    pub direct: Vec<Range<u64>>,
+    /// How many wait for one of these two to change.
+    pub waiting: usize,
     /// Pages were read ahead since room was made the last time.
     pub fetched: bool,
     /// For long reads; of the present store or of none any more.
@@ -86,7 +92,7 @@ pub struct CachedFile {
     /// Shared: pages stay valid and offsets keep meaning the same bytes.
     pub(crate) layout: RwLock<()>,
     pub(crate) state: Mutex<State>,
-    /// Pages of `coming` arrived, or will not.
+    /// Pages of `coming` arrived, or will not; others left `loading` or `direct`.
     arrived: Condvar,
     /// Counts failed writebacks.
     pub(crate) errors: AtomicU64,
@@ -117,6 +123,9 @@ impl CachedFile {
             error: None,
             dead: false,
             coming: Vec::new(),
+            loading: Vec::new(),
+            direct: Vec::new(),
+            waiting: 0,
             fetched: false,
             view: ViewSlot::empty(),
         };
@@ -351,6 +360,8 @@ impl CachedFile {
     fn load(&self, from: u64, to: u64, size: u64) -> Result<()> {
         let off = from * PAGE;
         let len = (to * PAGE).min(size).saturating_sub(off) as usize;
+        // What was read before a direct write must not be entered after it.
+        let _loading = self.alone(from..to, Use::Load);
         scratch::with(len, |buf| -> Result<()> {
             self.backing.read(off, buf)?;
             // In pieces, so that a reader of the pages before these does not wait for all of them.
@@ -367,6 +378,24 @@ impl CachedFile {
             }
             Ok(())
         })
+    }
+
+    /// Enters `pages` in the list of `what` happens to them, once nothing happens to them that may not at the same time: loads keep
+    /// direct writes away, and those loads and each other. Who is in a list waits for no one here.
+    pub(crate) fn alone(&self, pages: Range<u64>, what: Use) -> Using<'_> {
+        let mut s = lock(&self.state);
+        loop {
+            let meets = |c: &Range<u64>| c.start < pages.end && pages.start < c.end;
+            let loads = what == Use::Direct && s.loading.iter().any(meets);
+            if !loads && !s.direct.iter().any(meets) {
+                break;
+            }
+            s.waiting += 1;
+            s = self.arrived.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s.waiting -= 1;
+        }
+        what.list(&mut s).push(pages.clone());
+        Using { file: self, pages, what }
     }
 
     /// Makes the store one that can hold a file of `size` bytes.
@@ -543,6 +572,7 @@ impl CachedFile {
     /// Enters changed pages.
     pub(crate) fn add_dirty(&self, s: &mut State, a: u64, b: u64) {
         let n = s.dirty.add(a, b);
+        storage::written(n * PAGE);
         self.volume.pool.add_dirty(n);
         self.enlist(s);
     }
@@ -567,12 +597,52 @@ struct Promise {
     total: u64,
 }
 
+/// What happens to pages while others may use the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// They are read from below.
+    Load,
+    /// They are written past the cache.
+    Direct,
+}
+
+impl Use {
+    fn list(self, s: &mut State) -> &mut Vec<Range<u64>> {
+        match self {
+            Use::Load => &mut s.loading,
+            Use::Direct => &mut s.direct,
+        }
+    }
+}
+
+/// Pages in one of the lists, as long as this lives.
+pub(crate) struct Using<'a> {
+    file: &'a CachedFile,
+    pages: Range<u64>,
+    what: Use,
+}
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        let mut s = lock(&self.file.state);
+        let list = self.what.list(&mut s);
+        // Equal ones stand for each other.
+        if let Some(i) = list.iter().position(|r| *r == self.pages) {
+            list.swap_remove(i);
+        }
+        let awaited = s.waiting > 0;
+        drop(s);
+        if awaited {
+            self.file.arrived.notify_all();
+        }
+    }
+}
+
 /// Pages that are being read ahead, until they are there or the attempt failed.
 struct Coming<'a> {
     file: &'a CachedFile,
     range: Range<u64>,
 }
-        storage::written(n * PAGE);
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {

@@ -7,7 +7,7 @@ use uml_abi::errno::EFBIG;
 use uml_base::storage;
 
 use crate::backing::Space;
-use crate::file::{CachedFile, State};
+use crate::file::{CachedFile, State, Use};
 use crate::store::Store;
 use crate::{PAGE, lock, page_range};
 
@@ -149,13 +149,53 @@ impl CachedFile {
         let end = off.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(EFBIG)?;
         self.write_back_range(off, len)?;
         let _alone = self.exclusive();
+        self.write_past(off, data, privileged, |s| {
+            if end > s.size { self.resize(s, end) } else { Ok(()) }
+        })
+    }
+
+    /// As [`CachedFile::write_direct`] inside the file, and others may do the same at the same time: those to other pages go on
+    /// side by side. The caller keeps writers of other kinds and changes of the size away. `None` while the file is mapped, when
+    /// others can change it unseen; nothing was done then.
+    pub fn write_direct_beside(
+        &self,
+        off: u64,
+        data: &[u8],
+        privileged: bool,
+    ) -> Option<Result<usize>> {
+        let len = data.len() as u64;
+        if let Err(e) = self.write_back_range(off, len) {
+            return Some(Err(e));
+        }
+        let _layout = self.shared();
+        {
+            let s = lock(&self.state);
+            let inside = off.checked_add(len).is_some_and(|end| end <= s.size);
+            if !inside || s.maps > 0 || !s.exposed.is_empty() {
+                return None;
+            }
+        }
+        let (a, b) = page_range(off, len);
+        let _mine = self.alone(a..b, Use::Direct);
+        Some(self.write_past(off, data, privileged, |_| Ok(())))
+    }
+
+    /// Writes below, then into pages that are in memory; `grow` comes between.
+    fn write_past(
+        &self,
+        off: u64,
+        data: &[u8],
+        privileged: bool,
+        grow: impl FnOnce(&mut State) -> Result<()>,
+    ) -> Result<usize> {
+        let len = data.len() as u64;
+        let end = off + len;
         let space = if privileged { Space::Reserved } else { Space::Free };
         self.backing.write(off, data, space)?;
+        storage::written(len);
         let mut s = lock(&self.state);
         let s = &mut *s;
-        if end > s.size {
-            self.resize(s, end)?;
-        }
+        grow(s)?;
         let (a, b) = page_range(off, len);
         let valid: Vec<_> = s.uptodate.runs(a, b).collect();
         for (x, y) in valid {
@@ -167,4 +207,3 @@ impl CachedFile {
         Ok(data.len())
     }
 }
-        storage::written(len);

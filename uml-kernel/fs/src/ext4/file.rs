@@ -53,6 +53,43 @@ impl Ext4File {
         })
     }
 
+    /// The part of a direct write that may go on beside others: inside the file and of whole blocks, as on Linux. Says how much
+    /// was written; the rest has to be alone.
+    fn write_beside(&self, off: &mut u64, src: &mut dyn Source, reserved: bool) -> Result<usize> {
+        let i = &self.inode;
+        let block = u64::from(i.shared.block_size);
+        let len = src.remaining() as u64;
+        let _beside = i.write_lock.read();
+        self.may_write()?;
+        let inside = off.checked_add(len).is_some_and(|end| i.size().is_ok_and(|s| end <= s));
+        let sets_ids = u32::from(i.attr_on_disk()?.mode) & (libc::S_ISUID | libc::S_ISGID) != 0;
+        if *off % block != 0 || len % block != 0 || !inside || sets_ids {
+            return Ok(0);
+        }
+        let data = i.data()?;
+        let r = transfer::write_from(src, |buf| {
+            let Some(n) = data.write_direct_beside(*off, buf, reserved) else { return Ok(0) };
+            let n = n?;
+            *off += n as u64;
+            Ok(n)
+        });
+        if matches!(r, Ok(n) if n != 0) {
+            i.stamp();
+        }
+        r
+    }
+
+    /// Contents may change: the filesystem and the file can be written. The write lock is held.
+    fn may_write(&self) -> Result<()> {
+        if self.inode.shared.engine.is_read_only() {
+            return Err(EROFS);
+        }
+        if self.inode.restrictions() & IMMUTABLE != 0 {
+            return Err(EPERM);
+        }
+        Ok(())
+    }
+
     fn sync_range(&self, off: u64, len: u64, data_only: bool) -> Result<()> {
         let i = &self.inode;
         if i.shared.engine.is_read_only() && !i.shared.mounted_ro() {
@@ -85,19 +122,20 @@ impl FileOps for Ext4File {
         let i = &self.inode;
         let _running = i.shared.gate.change();
         let reserved = reserved(io.task);
-        let start;
-        let r = {
-            let _one = i.write_lock.lock();
-            if i.shared.engine.is_read_only() {
-                return Err(EROFS);
-            }
-            if i.restrictions() & IMMUTABLE != 0 {
-                return Err(EPERM);
-            }
+        let mut start = *off;
+        let before = match io.direct && !io.append && src.remaining() != 0 {
+            true => self.write_beside(off, src, reserved)?,
+            false => 0,
+        };
+        let r = if before != 0 && src.remaining() == 0 {
+            Ok(before)
+        } else {
+            let _one = i.write_lock.write();
+            self.may_write()?;
             if io.append {
                 *off = i.size()?;
+                start = *off;
             }
-            start = *off;
             let max = i.max_size()?;
             if *off >= max && src.remaining() > 0 {
                 return Err(EFBIG);
@@ -123,7 +161,11 @@ impl FileOps for Ext4File {
                     i.set_mode(m)?;
                 }
             }
-            r
+            match r {
+                Ok(n) => Ok(before + n),
+                Err(_) if before != 0 => Ok(before),
+                e => e,
+            }
         };
         if let Ok(n) = r
             && n != 0
@@ -201,7 +243,7 @@ impl FileOps for Ext4File {
         }
         let reserved = reserved(task);
         let _running = i.shared.gate.change();
-        let _one = i.write_lock.lock();
+        let _one = i.write_lock.write();
         let data = i.data()?;
         let size = data.size();
         let end = off.saturating_add(len);

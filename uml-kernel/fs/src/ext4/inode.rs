@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Mutex, Rank, pr_err};
+use uml_base::{Mutex, Rank, RwLock, pr_err};
 use uml_core::file::{DirEmit, FileOps};
 use uml_core::shm::next_key;
 use uml_core::task::{Cred, Task};
@@ -38,8 +38,8 @@ pub struct Ext4Inode {
     changes: AtomicU64,
     /// Contents of a regular file, once they were asked for.
     pub(crate) data: OnceLock<Arc<CachedFile>>,
-    /// Orders writers and changes of the size.
-    pub(crate) write_lock: Mutex<()>,
+    /// Orders writers and changes of the size; shared by direct writes that change nothing but contents.
+    pub(crate) write_lock: RwLock<()>,
     max_size: OnceLock<u64>,
     /// Was cut to nothing and not opened since.
     truncated: AtomicBool,
@@ -142,7 +142,7 @@ impl Ext4Inode {
             attr: Mutex::new(Rank::LEAF, Attributes { read: attr, times: Times::default() }),
             changes: AtomicU64::new(0),
             data: OnceLock::new(),
-            write_lock: Mutex::new(Rank::INODE, ()),
+            write_lock: RwLock::new(Rank::INODE, ()),
             max_size: OnceLock::new(),
             truncated: AtomicBool::new(false),
             acls: Mutex::new(Rank::LEAF, None),
@@ -384,7 +384,7 @@ impl Inode for Ext4Inode {
 
     fn set_attr(&self, attr: &SetAttr) -> Result<()> {
         let _running = self.shared.gate.change();
-        let _one = attr.size.is_some().then(|| self.write_lock.lock());
+        let _one = attr.size.is_some().then(|| self.write_lock.write());
         if let Some(size) = attr.size {
             let old = self.size()?;
             self.truncate_data(size)?;
@@ -483,7 +483,7 @@ impl Inode for Ext4Inode {
 
     fn write_at(&self, off: u64, data: &[u8]) -> Result<()> {
         let _running = self.shared.gate.change();
-        let _one = self.write_lock.lock();
+        let _one = self.write_lock.write();
         if self.shared.engine.is_read_only() {
             return Err(EROFS);
         }

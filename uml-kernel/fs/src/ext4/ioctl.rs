@@ -233,7 +233,7 @@ fn set_flags(inode: &Arc<Ext4Inode>, task: &Task, file: &File, want: u32) -> Res
     let set = SetAttr { flags: Some(want), ..SetAttr::default() };
     inode.shared.engine.setattr(inode.ino, &set)?;
     if journaling {
-        let _one = inode.write_lock.lock();
+        let _one = inode.write_lock.write();
         if inode.file_type == libc::S_IFREG {
             // What was written so far is written the old way.
             inode.data()?.write_back_all()?;
