@@ -1,6 +1,7 @@
 //! A filesystem's changed files and the thread that writes them back.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -15,6 +16,9 @@ use crate::backing::VolumeOps;
 use crate::file::CachedFile;
 use crate::pool::Pool;
 use crate::{PAGE, lock};
+
+/// Changed files the flusher takes from the list at a time.
+const BATCH: usize = 16;
 
 /// Times of a volume's flusher.
 #[derive(Clone, Copy, Debug)]
@@ -222,17 +226,28 @@ impl Volume {
     fn flush_due(&self) {
         let expire = lock(&self.config).expire;
         let now = Instant::now();
-        let files: Vec<_> = lock(&self.dirty).iter().map(|((t, _), f)| (*t, f.clone())).collect();
-        for (since, f) in files {
-            let old = now.saturating_duration_since(since) >= expire;
-            if !old && !self.pool.over_background() {
-                break;
+        let mut from = Bound::Unbounded;
+        loop {
+            // What comes in meanwhile waits for the next time. A few at a time: with thousands of small files this often ends
+            // after some of them.
+            let files: Vec<_> = lock(&self.dirty)
+                .range((from, Bound::Included((now, u64::MAX))))
+                .take(BATCH)
+                .map(|(k, f)| (*k, f.clone()))
+                .collect();
+            let Some((last, _)) = files.last() else { return };
+            from = Bound::Excluded(*last);
+            for ((since, _), f) in files {
+                let old = now.saturating_duration_since(since) >= expire;
+                if !old && !self.pool.over_background() {
+                    return;
+                }
+                if lock(&self.control).stop {
+                    return;
+                }
+                // An error is kept for fsync(2).
+                let _ = f.write_back_all();
             }
-            if lock(&self.control).stop {
-                return;
-            }
-            // An error is kept for fsync(2).
-            let _ = f.write_back_all();
         }
     }
 }
