@@ -24,7 +24,7 @@ const WINDOW: u64 = 1 << 18;
 /// Zero blocks of this size become holes.
 const BLOCK: usize = 4096;
 /// Written bytes after which the host is told to begin with writing them to its disk.
-const AHEAD: u64 = 32 << 20;
+const AHEAD: u64 = 8 << 20;
 /// Ranges at least this long are left to the file system to copy.
 const OFFLOAD_MIN: u64 = 1 << 16;
 
