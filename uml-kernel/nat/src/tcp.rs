@@ -367,7 +367,7 @@ impl<O: Outside> Nat<O> {
             if r.is_err() {
                 // The host's connection is broken: so is the guest's.
                 *sock = None;
-                t.abort(&mut out);
+                t.abort(now, &mut out);
             }
         }
         let over = matches!(t.state, State::Closed | State::TimeWait)

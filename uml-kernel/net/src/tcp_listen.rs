@@ -148,9 +148,10 @@ impl TcpSocket {
             match self.judge(cx, &mut i, from.iface, q, h, &data, isn, back) {
                 Verdict::Nothing => return,
                 Verdict::Reset => None,
-                Verdict::Child(hand, iss, way, options) => {
+                Verdict::Child(hand, iss, took, way, options) => {
                     self.stack.snmp.tcp_passive_opens.inc();
-                    let Some(c) = self.make_child(cx, &i, from, q, &hand, iss, way, options) else {
+                    let Some(c) = self.make_child(cx, &i, from, q, &hand, iss, took, way, options)
+                    else {
                         return;
                     };
                     if let Role::Listen(l) = &mut i.role {
@@ -228,8 +229,10 @@ impl TcpSocket {
             // The window of the acknowledgement counts, scaled as it is.
             hand.window = r.hand.window;
             let (iss, way, options) = (r.iss, r.way.clone(), std::mem::take(&mut r.options));
+            // An answer that went out again may have been acknowledged for either time.
+            let took = (r.tries == 0).then(|| cx.now.since(r.asked));
             l.requests.remove(&q);
-            return Verdict::Child(hand, iss, way, options);
+            return Verdict::Child(hand, iss, took, way, options);
         }
         if h.has(flags::RST) {
             return Verdict::Nothing;
@@ -239,7 +242,7 @@ impl TcpSocket {
                 return Verdict::Reset;
             }
             return match self.check_cookie(cx, l, &q, h) {
-                Some((hand, way)) => Verdict::Child(hand, h.ack.wrapping_sub(1), way, back),
+                Some((hand, way)) => Verdict::Child(hand, h.ack.wrapping_sub(1), None, way, back),
                 None => Verdict::Reset,
             };
         }
@@ -348,6 +351,7 @@ impl TcpSocket {
         q: Quad,
         hand: &Handshake,
         iss: u32,
+        took: Option<u64>,
         way: Dst,
         options: v4_options::Options,
     ) -> Option<Arc<TcpSocket>> {
@@ -359,6 +363,9 @@ impl TcpSocket {
         path.ts_offset = ts_offset(&self.stack, &q);
         let mut t = Tcb::accept(i.set.clone(), &path, hand, cx.now);
         t.receive_settings_changed();
+        if let Some(ns) = took {
+            t.handshake_took(ns, cx.now);
+        }
         let claim = Claim {
             addr: q.local.ip(),
             v6only: false,
@@ -439,7 +446,9 @@ impl TcpSocket {
 enum Verdict {
     Nothing,
     Reset,
-    Child(Handshake, u32, Dst, v4_options::Options),
+    /// A connection: its numbers, nanoseconds from our answer to its acknowledgement, where known, and its packets' way and
+    /// options.
+    Child(Handshake, u32, Option<u64>, Dst, v4_options::Options),
 }
 
 fn ts_offset(stack: &Stack, q: &Quad) -> u32 {

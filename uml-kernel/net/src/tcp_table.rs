@@ -282,10 +282,13 @@ impl Stack {
                 s.segment(cx, &h, data);
                 return;
             }
-            Some(Entry::TimeWait(w)) => match self.time_wait_input(cx, &w, &h, &data) {
-                Some(n) => isn = Some(n),
-                None => return,
-            },
+            Some(Entry::TimeWait(w)) => {
+                let listener = self.tcp.listener(self, q.local, q.remote, iface.index).is_some();
+                match self.time_wait_input(cx, &w, &h, &data, listener) {
+                    Some(n) => isn = Some(n),
+                    None => return,
+                }
+            }
             None => {}
         }
         match self.tcp.listener(self, q.local, q.remote, iface.index) {
@@ -297,8 +300,16 @@ impl Stack {
         }
     }
 
-    /// A segment for a closed connection; a number for a new one when it is a SYN that may follow.
-    fn time_wait_input(&self, cx: &mut Cx, w: &Arc<TimeWait>, h: &Tcp, data: &Data) -> Option<u32> {
+    /// A segment for a closed connection; a number for a new one when it is a SYN that may follow and `listener` says that
+    /// somebody would take it.
+    fn time_wait_input(
+        &self,
+        cx: &mut Cx,
+        w: &Arc<TimeWait>,
+        h: &Tcp,
+        data: &Data,
+        listener: bool,
+    ) -> Option<u32> {
         let ts = h.options.timestamp.filter(|_| w.ts_on);
         let (recent, at) = *w.ts_recent.lock();
         let old = ts.is_some_and(|(v, _)| {
@@ -315,7 +326,8 @@ impl Stack {
             }
             return None;
         }
-        let fresh_syn = h.has(flags::SYN)
+        let fresh_syn = listener
+            && h.has(flags::SYN)
             && !h.has(flags::RST)
             && !h.has(flags::ACK)
             && !old

@@ -5,15 +5,17 @@ use uml_base::Events;
 
 use super::seq::{self, Seq};
 use super::tcb::{Handshake, Retry, Tcb, scale_for};
+use super::timers::PROBE_MIN;
 use super::{Out, State};
 use crate::packet::Data;
-use crate::time::{SEC, Time};
+use crate::time::{MS, SEC, Time};
 use crate::wire::tcp::{Tcp, flags};
 
 /// After so long a pause timestamps do not tell old from new (RFC 7323 5.5).
 const PAWS_IDLE: u64 = 24 * 24 * 3600 * SEC;
-/// Challenge acknowledgements each second (RFC 5961 7).
-const CHALLENGES: u32 = 100;
+/// Least time between two answers to segments that fit nowhere (RFC 5961 7; Linux's tcp_invalid_ratelimit): ends that do not
+/// agree must not answer each other's answers for ever.
+const INVALID_RATE: u64 = 500 * MS;
 
 impl Tcb {
     /// Takes a segment of this connection; `data` is what follows its header.
@@ -30,10 +32,13 @@ impl Tcb {
         let ack = seq::unwrap(self.snd_nxt, h.ack);
         let acks = h.has(flags::ACK);
         if acks && (ack <= self.iss || ack > self.snd_nxt) {
+            if self.retries == 0 {
+                // The peer has an old connection there, which our answer ends: the SYN goes again soon.
+                self.retry = Retry::Rto;
+                self.retry_at = now + PROBE_MIN;
+            }
             if !h.has(flags::RST) {
-                let mut r = self.header(ack, flags::RST, now);
-                r.options.timestamp = None;
-                out.segments.push(super::Segment { header: r, data: Data::new(), gso: 0 });
+                self.refuse(ack, out);
             }
             return;
         }
@@ -112,14 +117,33 @@ impl Tcb {
 
     /// An acknowledgement that proves we are alive and says where we stand (RFC 5961), few of them.
     pub(super) fn challenge(&mut self, now: Time, out: &mut Out) {
-        if now.since(self.challenge_at) > SEC {
+        if now.since(self.challenge_at) >= INVALID_RATE {
             self.challenge_at = now;
-            self.challenges = 0;
-        }
-        if self.challenges < CHALLENGES {
-            self.challenges += 1;
             self.send_ack(now, out);
         }
+    }
+
+    /// A segment `at..end` outside of the window, or an old one: its sender is told where we stand and what came twice
+    /// (RFC 2883). Data is always answered, as its sender waits for that.
+    fn out_of_place(&mut self, at: Seq, end: Seq, data: &Data, now: Time, out: &mut Out) {
+        if at < self.rx.next && end > at {
+            self.rx.duplicate(at, end.min(self.rx.next));
+        }
+        if data.is_empty() {
+            self.challenge(now, out);
+        } else {
+            self.send_ack(now, out);
+        }
+    }
+
+    /// An acknowledgement that was overtaken by what follows it, and says nothing new.
+    fn overtaken(&self, h: &Tcp, at: Seq, val: u32) -> bool {
+        let window = u64::from(h.window) << self.snd_wscale;
+        at == self.rx.next
+            && seq::unwrap(self.snd_una, h.ack) == self.snd_una
+            && at == self.wl1
+            && window <= self.snd_wnd
+            && u64::from(self.ts_recent.wrapping_sub(val)) * MS <= self.rtt.base_rto()
     }
 
     fn input_synchronized(&mut self, h: &Tcp, data: Data, now: Time, out: &mut Out) {
@@ -132,6 +156,7 @@ impl Tcb {
         if self.state == State::SynRecv && syn && at + 1 == self.rx.next && !h.has(flags::RST) {
             if h.has(flags::ACK) {
                 self.handshake_ack(h, at, now, out);
+                self.rx.duplicate(at, at + 1);
                 self.must_ack();
                 self.acknowledge(now, out);
             } else {
@@ -146,13 +171,9 @@ impl Tcb {
             && now.since(self.ts_recent_at) < PAWS_IDLE
             && !h.has(flags::RST)
         {
-            // An old duplicate (RFC 7323 5); a pure acknowledgement that was overtaken is no reason to
-            // answer.
-            if !data.is_empty() || fin {
-                if at < self.rx.next {
-                    self.must_ack();
-                }
-                self.challenge(now, out);
+            // An old duplicate (RFC 7323 5).
+            if !(end == at && self.overtaken(h, at, val)) {
+                self.out_of_place(at, end, &data, now, out);
             }
             return;
         }
@@ -160,7 +181,7 @@ impl Tcb {
         let edge = self.rx.advertised.max(self.rx.next);
         if end < self.rx.acked || at > edge {
             if !h.has(flags::RST) {
-                self.challenge(now, out);
+                self.out_of_place(at, end, &data, now, out);
             }
             return;
         }
@@ -218,7 +239,7 @@ impl Tcb {
         if !data.is_empty() || fin {
             if self.orphan && at + data.len() as u64 > self.rx.next && !data.is_empty() {
                 // Data for a program that is gone (RFC 9293 3.10.4).
-                self.send_rst(out);
+                self.refuse(seq::unwrap(self.snd_una, h.ack), out);
                 self.close_with(None, out);
                 return;
             }
@@ -239,9 +260,7 @@ impl Tcb {
     fn handshake_ack(&mut self, h: &Tcp, at: Seq, now: Time, out: &mut Out) -> bool {
         let ack = seq::unwrap(self.snd_nxt, h.ack);
         if ack <= self.iss || ack > self.snd_nxt {
-            let mut r = self.header(ack, flags::RST, now);
-            r.options.timestamp = None;
-            out.segments.push(super::Segment { header: r, data: Data::new(), gso: 0 });
+            self.refuse(ack, out);
             return false;
         }
         self.snd_una = self.snd_una.max(self.iss + 1);
@@ -251,6 +270,7 @@ impl Tcb {
         self.wl2 = ack;
         if let Some((_, ecr)) = h.options.timestamp.filter(|_| self.ts_on)
             && ecr != 0
+            && !self.rtt.known()
         {
             let ms = u64::from(self.timestamp(now).wrapping_sub(ecr));
             self.rtt.sample(ms.min(60_000) * crate::time::MS, now);

@@ -73,8 +73,14 @@ impl Tcb {
     }
 
     /// Ends the connection abruptly for the peer.
-    pub(super) fn send_rst(&mut self, out: &mut Out) {
-        let mut h = self.header(self.snd_nxt, flags::RST | flags::ACK, Time(0));
+    pub(super) fn send_rst(&mut self, now: Time, out: &mut Out) {
+        let h = self.header(self.snd_nxt, flags::RST | flags::ACK, now);
+        out.segments.push(Segment { header: h, data: Data::new(), gso: 0 });
+    }
+
+    /// Answers a segment that acknowledges `ack` with a RST, as if there were no connection (RFC 9293 3.10.7.1).
+    pub(super) fn refuse(&mut self, ack: Seq, out: &mut Out) {
+        let mut h = self.header(ack, flags::RST, Time(0));
         h.options.timestamp = None;
         out.segments.push(Segment { header: h, data: Data::new(), gso: 0 });
     }

@@ -225,13 +225,19 @@ impl Receive {
         (start, end)
     }
 
-    fn store_later(&mut self, mut seq: Seq, mut data: Data) {
+    /// Notes that what arrived was here before.
+    pub(super) fn duplicate(&mut self, from: Seq, to: Seq) {
+        self.dsack = Some((from, to));
+    }
+
+    /// Keeps data before which some is missing; `fin` says that a FIN follows it, and `first` that it had not been seen.
+    fn store_later(&mut self, mut seq: Seq, mut data: Data, fin: bool, first: bool) {
         let (at, end) = (seq, seq + data.len() as u64);
         // Cut what is there already off both ends; whole pieces inside are replaced.
         if let Some((s, d)) = self.later.range(..=seq).next_back() {
             let have = s + d.len() as u64;
-            if have >= end {
-                self.dsack = Some((seq, end));
+            if have >= end && !first {
+                self.duplicate(seq, end + u64::from(fin));
                 return;
             }
             if have > seq {
@@ -253,7 +259,10 @@ impl Receive {
             self.later_bytes += data.len();
             self.later.insert(seq, data);
         }
-        let block = self.block(at);
+        let mut block = self.block(at);
+        if self.fin == Some(block.1) {
+            block.1 += 1;
+        }
         self.recent.retain(|(s, e)| *e < block.0 || *s > block.1);
         self.recent.insert(0, block);
         self.recent.truncate(8);
@@ -461,7 +470,7 @@ impl Tcb {
             // A part, or all, was here before (RFC 2883).
             let old = (self.rx.next - seq).min(data.len() as u64);
             if !data.is_empty() {
-                self.rx.dsack = Some((seq, seq + old));
+                self.rx.duplicate(seq, seq + old);
             }
             data.advance(old as usize);
             seq += old;
@@ -480,6 +489,7 @@ impl Tcb {
                 return;
             }
         }
+        let first = fin && self.rx.fin.is_none();
         if fin {
             self.rx.fin = Some(end);
         }
@@ -491,7 +501,7 @@ impl Tcb {
             // Even fragments of little data hold memory: a limit on both.
             let held = self.rx.later.len() * 512 + self.rx.later_bytes;
             if held < self.rx.buf.max(65_536) {
-                self.rx.store_later(seq, data);
+                self.rx.store_later(seq, data, fin, first);
             }
             self.rx.ack_now = true;
             return;

@@ -14,7 +14,7 @@ use super::send::SendQueue;
 use super::seq::{self, Seq};
 use super::{Failure, Out, State};
 use crate::packet::Frag;
-use crate::time::{MS, SEC, Time};
+use crate::time::{SEC, Time};
 use crate::wire::tcp::{self as wire, Tcp, flags};
 
 /// What programs set on a socket (tcp(7), socket(7)). Times are nanoseconds.
@@ -218,8 +218,8 @@ pub struct Tcb {
     pub(super) last_data_sent: Time,
     pub(super) last_ack_in: Time,
     pub(super) last_data_in: Time,
+    /// When a segment that fits nowhere was last answered.
     pub(super) challenge_at: Time,
-    pub(super) challenges: u32,
     pub stats: Stats,
 }
 
@@ -353,7 +353,6 @@ impl Tcb {
             last_ack_in: now,
             last_data_in: now,
             challenge_at: Time(0),
-            challenges: 0,
             stats: Stats::default(),
         };
         t.update_mss();
@@ -388,6 +387,11 @@ impl Tcb {
         t.wl1 = t.rx.next;
         t.wl2 = t.iss;
         t
+    }
+
+    /// The answer to the SYN was sent once, and acknowledged after so many nanoseconds.
+    pub fn handshake_took(&mut self, ns: u64, now: Time) {
+        self.rtt.sample(ns, now);
     }
 
     /// Answers a SYN with state at once: the SYN+ACK goes out, again and again until it is acknowledged.
@@ -546,7 +550,8 @@ impl Tcb {
             self.pushed = self.send.end();
             self.cork_deadline = None;
         } else if self.cork_deadline.is_none() {
-            self.cork_deadline = Some(now + 200 * MS);
+            // Linux waits for a timeout's time, not for the 200 ms of tcp(7).
+            self.cork_deadline = Some(now + self.rtt.base_rto());
         }
         self.output(now, out);
     }
@@ -590,7 +595,7 @@ impl Tcb {
             State::Closed | State::Listen | State::TimeWait => {}
             State::SynSent => self.close_with(None, out),
             _ if abort || unread => {
-                self.send_rst(out);
+                self.send_rst(now, out);
                 self.close_with(None, out);
             }
             _ => {
@@ -609,7 +614,7 @@ impl Tcb {
             return;
         }
         if self.set.fin_timeout < 0 {
-            self.send_rst(out);
+            self.send_rst(now, out);
             self.close_with(None, out);
         } else {
             self.linger_at = Some(now + self.set.fin_timeout as u64);
@@ -617,17 +622,17 @@ impl Tcb {
     }
 
     /// connect(2) with AF_UNSPEC, and other sudden ends asked for by the program.
-    pub fn abort(&mut self, out: &mut Out) {
+    pub fn abort(&mut self, now: Time, out: &mut Out) {
         if !matches!(self.state, State::Closed | State::SynSent | State::TimeWait) {
-            self.send_rst(out);
+            self.send_rst(now, out);
         }
         self.close_with(None, out);
     }
 
     /// The connection ends for a reason that is not the program's (SOCK_DESTROY): the other side is told, the program by `errno`.
-    pub fn destroy(&mut self, errno: Errno, out: &mut Out) {
+    pub fn destroy(&mut self, errno: Errno, now: Time, out: &mut Out) {
         if !matches!(self.state, State::Closed | State::SynSent | State::TimeWait) {
-            self.send_rst(out);
+            self.send_rst(now, out);
         }
         self.close_with(Some(errno), out);
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use uml_abi::errno::*;
 use uml_base::Events;
 
-use super::tcb::{Handshake, Path, Settings, Tcb};
+use super::tcb::{Handshake, Path, Phase, Retry, Sent, Settings, Tcb};
 use super::{Out, Segment, State};
 use crate::packet::{Data, Frag, Slab};
 use crate::time::{MS, SEC, Time, US};
@@ -410,6 +410,136 @@ fn resets_and_refusals() {
     h.seq = w.end(0).rx.next as u32;
     w.call(0, |t, now, out| t.input(&h, Data::new(), now, out));
     assert_eq!(w.end(0).error, Some(ECONNRESET));
+}
+
+/// Two ends that are connected.
+fn connected() -> World {
+    let mut w = World::new(FAST, 1, both(Settings::default()), 0, 5);
+    while !w.ends[1].as_ref().is_some_and(Tcb::synchronized) {
+        w.step();
+    }
+    w
+}
+
+/// Hands end 1 a segment of end 0 that begins `at` bytes after the first of its stream; returns what it answers.
+fn answers(w: &mut World, at: u32, flag: u8, len: usize) -> Vec<Segment> {
+    let now = w.now;
+    let mut h = w.end(0).header(1 << 32, flag, now);
+    h.seq = (w.end(0).iss as u32).wrapping_add(1 + at);
+    h.ack = w.end(1).snd_nxt as u32;
+    h.window = 1000;
+    let mut out = Out::default();
+    w.end(1).input(&h, Data::copy_of(&vec![7; len]), now, &mut out);
+    out.segments
+}
+
+/// The blocks that a segment reports, from the beginning of the stream of end 0.
+fn blocks(w: &mut World, s: &Segment) -> Vec<(u32, u32)> {
+    let first = (w.end(0).iss as u32).wrapping_add(1);
+    let own = |n: u32| n.wrapping_sub(first);
+    s.header.options.sacks().iter().map(|b| (own(b.start), own(b.end))).collect()
+}
+
+#[test]
+fn what_comes_twice_is_reported_wherever_it_lies() {
+    let mut w = connected();
+    let data = flags::ACK | flags::PSH;
+    answers(&mut w, 0, data, 100);
+    // All of it was acknowledged before; the sender learns that it was for nothing (RFC 2883), every time.
+    for _ in 0..3 {
+        let said = answers(&mut w, 0, data, 50);
+        assert_eq!(said.len(), 1);
+        assert_eq!(blocks(&mut w, &said[0]), [(0, 50)]);
+    }
+    // A FIN has a number, too: what comes before it is missing.
+    let said = answers(&mut w, 200, data | flags::FIN, 10);
+    assert_eq!(blocks(&mut w, &said[0]), [(200, 211)]);
+    let said = answers(&mut w, 210, flags::ACK | flags::FIN, 0);
+    assert_eq!(blocks(&mut w, &said[0]), [(210, 211), (200, 211)]);
+    answers(&mut w, 100, data, 100);
+    assert!(w.end(1).fin_reached());
+}
+
+#[test]
+fn a_fin_alone_after_data_out_of_order_joins_its_block() {
+    let mut w = connected();
+    answers(&mut w, 100, flags::ACK, 10);
+    let said = answers(&mut w, 110, flags::ACK | flags::FIN, 0);
+    assert_eq!(blocks(&mut w, &said[0]), [(100, 111)]);
+}
+
+#[test]
+fn segments_that_fit_nowhere_are_answered_twice_a_second() {
+    let mut w = connected();
+    let outside = |w: &mut World| {
+        answers(w, 5, flags::RST, 0).len() + answers(w, 1 << 30, flags::ACK, 0).len()
+    };
+    assert_eq!(outside(&mut w), 1);
+    assert_eq!(outside(&mut w), 0);
+    w.now = w.now + 499 * MS;
+    assert_eq!(outside(&mut w), 0);
+    w.now = w.now + MS;
+    assert_eq!(outside(&mut w), 1);
+}
+
+#[test]
+fn a_reset_has_a_time_stamp_and_one_for_nobody_has_none() {
+    let mut w = connected();
+    let mut out = Out::default();
+    let now = w.now;
+    w.end(0).abort(now, &mut out);
+    assert!(out.segments[0].header.has(flags::RST | flags::ACK));
+    assert!(out.segments[0].header.options.timestamp.is_some());
+    // Data for a program that is gone is refused as if there were no connection.
+    let mut out = Out::default();
+    w.end(1).close(false, now, &mut out);
+    let said = answers(&mut w, 0, flags::ACK, 10);
+    assert_eq!((said.len(), said[0].header.flags), (1, flags::RST));
+    assert!(said[0].header.options.timestamp.is_none());
+}
+
+#[test]
+fn only_a_single_segment_waits_for_a_delayed_acknowledgement_before_it_is_probed() {
+    for (writes, least, most) in [(1, 200 * MS, 210 * MS), (2, MS, 10 * MS)] {
+        let set = Settings { nodelay: true, ..Settings::default() };
+        let mut w = World::new(FAST, 1, both(set), 0, 5);
+        while !w.ends[1].as_ref().is_some_and(Tcb::synchronized) {
+            w.step();
+        }
+        w.net.loss = 1000;
+        for _ in 0..writes {
+            w.write(0, b"x");
+        }
+        // As an acknowledgement of something before them does.
+        w.call(0, |t, now, _| t.rearm(now));
+        let wait = w.end(0).deadline().map_or(0, |t| t.since(w.now));
+        assert!((least..most).contains(&wait), "{writes}: {wait}");
+    }
+}
+
+#[test]
+fn what_is_lost_again_after_a_timeout_leaves_the_window_to_slow_start() {
+    // No recovery came before the timeout, so there is nothing that a recovery's window would follow from.
+    let mut w = connected();
+    w.now = w.now + SEC;
+    let (now, mss) = (w.now, 1448);
+    let ago = |ns: u64| Time(now.0 - ns);
+    let t = w.end(0);
+    let una = t.snd_una;
+    let sent = |end, at, sacked| Sent { end, at, sacked, lost: false, again: true };
+    t.sent.insert(una, sent(una + 10 * mss, ago(500 * MS), false));
+    t.sent.insert(una + 10 * mss, sent(una + 20 * mss, now, false));
+    t.sent.insert(una + 20 * mss, sent(una + 30 * mss, ago(100 * MS), true));
+    t.snd_nxt = una + 30 * mss;
+    t.sacked_bytes = 10 * mss;
+    t.phase = Phase::Loss(t.snd_nxt);
+    (t.cc.ssthresh, t.cc.cwnd) = (2 * mss, 25 * mss);
+    t.rack_reordered(0);
+    t.rack_update(&Sent { again: false, ..sent(t.snd_nxt, ago(100 * MS), true) }, now);
+    (t.retry, t.retry_at) = (Retry::Reorder, now);
+    let mut out = Out::default();
+    t.on_timer(now, &mut out);
+    assert_eq!((t.cc.cwnd, out.segments.is_empty()), (25 * mss, false));
 }
 
 #[test]

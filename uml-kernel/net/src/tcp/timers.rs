@@ -16,7 +16,7 @@ pub const TIME_WAIT: u64 = 60 * SEC;
 /// Retransmissions that orphans get.
 const ORPHAN_RETRIES: u32 = 8;
 /// Shortest tail loss probe.
-const PROBE_MIN: u64 = 2 * MS;
+pub(super) const PROBE_MIN: u64 = 2 * MS;
 
 impl Tcb {
     /// When [`Tcb::on_timer`] is to be called next.
@@ -45,7 +45,7 @@ impl Tcb {
             return;
         }
         let mut wait = (2 * self.rtt.srtt).max(PROBE_MIN);
-        if self.in_flight() <= self.mss as u64 {
+        if self.sent.len() == 1 && self.in_flight() <= self.mss as u64 {
             // The peer may hold the acknowledgement of a single segment back.
             wait += RTO_MIN;
         }
@@ -163,7 +163,10 @@ impl Tcb {
             if self.phase == super::tcb::Phase::Open {
                 self.enter_recovery(flight);
             }
-            self.prr(0, lost, false);
+            // After a timeout the window is that of slow start.
+            if matches!(self.phase, super::tcb::Phase::Recovery(_)) {
+                self.prr(0, lost, false);
+            }
             self.output(now, out);
         }
         if self.retry == Retry::None && !self.sent.is_empty() {
@@ -224,7 +227,7 @@ impl Tcb {
             && self.keep_probes > 0
             && idle >= self.set.user_timeout + self.set.keep_idle.min(self.set.user_timeout);
         if self.keep_probes >= self.set.keep_count || timed_out {
-            self.send_rst(out);
+            self.send_rst(now, out);
             self.close_with(Some(self.soft_error.unwrap_or(ETIMEDOUT)), out);
             return;
         }

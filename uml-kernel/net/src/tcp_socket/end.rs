@@ -44,7 +44,7 @@ impl TcpSocket {
             self.stop_listening();
             return;
         }
-        let _ = self.with(|t, _, out| t.destroy(ECONNABORTED, out));
+        let _ = self.with(|t, now, out| t.destroy(ECONNABORTED, now, out));
     }
 
     /// Drops a request that is not confirmed.
@@ -94,7 +94,7 @@ impl TcpSocket {
             self.stop_listening();
             return;
         }
-        let _ = self.with(|t, _, out| t.abort(out));
+        let _ = self.with(|t, now, out| t.abort(now, out));
         let mut i = self.inner.lock();
         i.role = Role::Idle;
         i.remote = None;
