@@ -1,6 +1,6 @@
 """Sockets of every kind in a network namespace of its own, and what ss(8) says of them. What depends on the machine or the
 moment is replaced; lines are sorted, as no order is promised."""
-import re, socket, struct, subprocess, time
+import ctypes, re, socket, struct, subprocess, time
 
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 keep = []
@@ -27,6 +27,30 @@ def connected(l, data=b"hello"):
     c.sendall(data)
     return c, a
 
+
+def snmp6():
+    return {n: int(v) for n, v in (line.split() for line in open("/proc/net/snmp6"))}
+
+
+# What IPv6 traffic adds to the counters.
+before = snmp6()
+a, b = (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2))
+a.bind(("::1", 0))
+for n in range(5):
+    b.sendto(b"x" * 100, a.getsockname())
+b.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 3)
+b.sendto(b"x" * 1000, a.getsockname())
+for n in range(6):
+    a.recv(2000)
+b.connect(("::1", 9))
+b.send(b"nobody")
+try:
+    b.recv(1)
+except ConnectionRefusedError:
+    print("refused")
+subprocess.run(["ping", "-6", "-c1", "::1"], stdout=subprocess.DEVNULL)
+after = snmp6()
+print("snmp6", {n: after[n] - before.get(n, 0) for n in sorted(after) if after[n] != before.get(n, 0) and "Lite" not in n})
 
 four = listener(socket.AF_INET, "127.0.0.1", 22, 5)
 any4 = listener(socket.AF_INET, "0.0.0.0", 8080, 100)
@@ -80,6 +104,16 @@ nl = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 nl.bind((4242, 1))
 
 
+p_all = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+p_all.setsockopt(263, 8, 1)
+p_ip = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+p_ip.bind(("lo", 0x800))
+p_none = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+# SO_ATTACH_FILTER: every byte.
+code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xffff))
+p_ip.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxQ", 1, ctypes.addressof(code)))
+
+
 def ss(*args):
     print("-- ss", *args, flush=True)
     done = subprocess.run(["ss", *args], capture_output=True, text=True)
@@ -128,6 +162,11 @@ for expression in [
 ]:
     show("-Htn", "state", "established", "( " + expression + " )")
 show("-Hta", "state", "listening", "src :8080", "-n")
+for args in ["-H0an"], ["-H0aen"], ["-H0anm"], ["-H0anb"]:
+    # Cookies and inodes are of the moment, what packets weigh is the kernel's affair.
+    print(*sorted(re.sub(r"(ino|sk):[0-9a-f]+|\(r\d+|\bo\d+", r"\1", re.sub(r"\s+", " ", l).strip()) for l in ss(*args)), sep="\n")
+# Without addresses, references, weights and inodes.
+print(*sorted(" ".join(l.split()[2:6]) for l in open("/proc/net/packet")), sep="\n")
 show("-Hxa")
 show("-Hxl")
 

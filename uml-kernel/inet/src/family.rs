@@ -55,7 +55,7 @@ impl SocketFamily for PacketFamily {
         };
         // The protocol is in network byte order.
         let protocol = (protocol as u16).swap_bytes();
-        Ok(PacketSock::create(&stack_of(task), cooked, protocol))
+        Ok(PacketSock::create(task, &stack_of(task), cooked, protocol))
     }
 }
 

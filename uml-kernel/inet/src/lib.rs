@@ -25,6 +25,7 @@ mod nlmsg;
 pub mod packet;
 pub mod proc;
 pub mod rtnetlink;
+mod snmp6;
 mod sock_diag;
 pub mod stream;
 mod sysfs;

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -45,19 +45,14 @@ const SO_LOCK_FILTER: i32 = 44;
 pub struct PacketSock {
     tap: Arc<PacketSocket>,
     options: Options,
-    auxdata: AtomicBool,
-    ino: AtomicU64,
 }
 
 impl PacketSock {
     /// A socket for `protocol`.
-    pub fn create(stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSock> {
-        Arc::new(PacketSock {
-            tap: PacketSocket::new(stack, cooked, protocol),
-            options: Options::default(),
-            auxdata: AtomicBool::new(false),
-            ino: AtomicU64::new(0),
-        })
+    pub fn create(task: &Task, stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSock> {
+        let tap = PacketSocket::new(stack, cooked, protocol);
+        tap.set_owner(task.cred().fsuid, 0);
+        Arc::new(PacketSock { tap, options: Options::default() })
     }
 }
 
@@ -212,7 +207,7 @@ impl Socket for PacketSock {
         }
         if args.want_control {
             crate::control::stamps_of_arrival(&self.options, f.stamp, &mut out.control);
-            if self.auxdata.load(Ordering::Relaxed) {
+            if self.tap.auxdata() {
                 out.control.push(auxdata(&f));
             }
         }
@@ -268,7 +263,7 @@ impl Socket for PacketSock {
                 }
             }
             (libc::SOL_PACKET, PACKET_AUXDATA) => {
-                self.auxdata.store(ip_options::int(v)? != 0, Ordering::Relaxed);
+                self.tap.set_auxdata(ip_options::int(v)? != 0);
                 Ok(())
             }
             (libc::SOL_PACKET, PACKET_IGNORE_OUTGOING) => {
@@ -295,9 +290,7 @@ impl Socket for PacketSock {
                 let (p, d) = self.tap.statistics();
                 Ok([(p + d).to_le_bytes(), d.to_le_bytes()].concat())
             }
-            (libc::SOL_PACKET, PACKET_AUXDATA) => {
-                ip_options::one(i32::from(self.auxdata.load(Ordering::Relaxed)))
-            }
+            (libc::SOL_PACKET, PACKET_AUXDATA) => ip_options::one(i32::from(self.tap.auxdata())),
             (libc::SOL_PACKET, PACKET_HDRLEN) => Err(ENOPROTOOPT),
             _ => Err(ENOPROTOOPT),
         }
@@ -322,7 +315,7 @@ impl Socket for PacketSock {
     }
 
     fn opened(&self, inode: &Arc<AnonInode>) {
-        self.ino.store(inode.ino(), Ordering::Relaxed);
+        self.tap.set_owner(self.tap.owner().0, inode.ino());
     }
 
     fn close(&self) {

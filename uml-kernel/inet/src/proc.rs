@@ -40,6 +40,8 @@ pub fn register(proc: &ProcFs) {
     s.add_net("raw", 0o444, file(|s, o| raw(s, o, false)));
     s.add_net("raw6", 0o444, file(|s, o| raw(s, o, true)));
     s.add_net("snmp", 0o444, file(snmp));
+    s.add_net("snmp6", 0o444, file(crate::snmp6::show));
+    s.add_net("packet", 0o444, file(packet));
     s.add_net("sockstat", 0o444, file(sockstat));
     s.add_net("sockstat6", 0o444, file(sockstat6));
     s.add_net("igmp", 0o444, file(igmp));
@@ -443,26 +445,27 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
     let open = |t: &&Arc<TcpSocket>| matches!(t.state(), State::Established | State::CloseWait);
     let established = connections.iter().filter(open).count();
     out.write_fmt(format_args!(
-        "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits\nIp: {} {} {} {} {} {} {} {} {} {} {} {} 0 {} {} {} {} {} {} {}\n",
+        "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits\nIp: {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}\n",
         if s.conf.ip_forward.get() != 0 { 1 } else { 2 },
         s.conf.ip_default_ttl.get(),
-        c.ip_in_receives.get(),
-        c.ip_in_hdr_errors.get(),
-        c.ip_in_addr_errors.get(),
-        c.ip_forw_datagrams.get(),
-        c.ip_in_unknown_protos.get(),
-        c.ip_in_discards.get(),
-        c.ip_in_delivers.get(),
-        c.ip_out_requests.get(),
-        c.ip_out_discards.get(),
-        c.ip_out_no_routes.get(),
-        c.ip_reasm_reqds.get(),
-        c.ip_reasm_oks.get(),
-        c.ip_reasm_fails.get(),
-        c.ip_frag_oks.get(),
-        c.ip_frag_fails.get(),
-        c.ip_frag_creates.get(),
-        c.ip_out_requests.get(),
+        c.ip.in_receives.get(),
+        c.ip.in_hdr_errors.get(),
+        c.ip.in_addr_errors.get(),
+        c.ip.forw_datagrams.get(),
+        c.ip.in_unknown_protos.get(),
+        c.ip.in_discards.get(),
+        c.ip.in_delivers.get(),
+        c.ip.out_requests.get(),
+        c.ip.out_discards.get(),
+        c.ip.out_no_routes.get(),
+        c.ip.reasm_timeout.get(),
+        c.ip.reasm_reqds.get(),
+        c.ip.reasm_oks.get(),
+        c.ip.reasm_fails.get(),
+        c.ip.frag_oks.get(),
+        c.ip.frag_fails.get(),
+        c.ip.frag_creates.get(),
+        c.ip.out_transmits.get(),
     ));
     icmp_counters(&c.icmp, out);
     out.write_fmt(format_args!(
@@ -480,12 +483,12 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
     ));
     out.write_fmt(format_args!(
         "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\nUdp: {} {} {} {} {} 0 {} 0 0\n",
-        c.udp_in_datagrams.get(),
-        c.udp_no_ports.get(),
-        c.udp_in_errors.get(),
-        c.udp_out_datagrams.get(),
-        c.udp_rcvbuf_errors.get(),
-        c.udp_in_csum_errors.get()
+        c.udp.in_datagrams.get(),
+        c.udp.no_ports.get(),
+        c.udp.in_errors.get(),
+        c.udp.out_datagrams.get(),
+        c.udp.rcvbuf_errors.get(),
+        c.udp.in_csum_errors.get()
     ));
 }
 
@@ -506,6 +509,20 @@ fn sockstat(s: &Arc<Stack>, out: &mut Text) {
         tcp + udp + raw + tcp6 + udp6 + raw6,
         tcp + tcp6,
     ));
+}
+
+fn packet(s: &Arc<Stack>, out: &mut Text) {
+    out.raw(b"sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n");
+    for p in s.packet_sockets() {
+        let (iface, protocol) = p.bound();
+        let (uid, inode) = p.owner();
+        out.write_fmt(format_args!(
+            "0000000000000000 2      {:<4} {protocol:04x}   {iface:<5} {} {:<6} {uid:<6} {inode:<6}\n",
+            if p.cooked { 2 } else { 3 },
+            u8::from(p.running()),
+            p.used(),
+        ));
+    }
 }
 
 fn sockstat6(s: &Arc<Stack>, out: &mut Text) {

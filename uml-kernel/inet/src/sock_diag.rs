@@ -1,11 +1,11 @@
 //! NETLINK_SOCK_DIAG (sock_diag(7)): lists of sockets, as ss(8) asks for them.
 //!
-//! One module a family. Of Linux's there are not: packet sockets (ss reads /proc instead), and the multicast groups that
-//! tell of closed sockets.
+//! One module a family. Of Linux's there are not: the multicast groups that tell of closed sockets.
 
 mod bytecode;
 mod inet;
 mod netlink;
+mod packet;
 mod unix;
 
 use std::sync::Arc;
@@ -67,12 +67,13 @@ fn serve(head: &Header, q: &Query<'_>, out: &mut Reply) -> Result<()> {
             libc::AF_INET | libc::AF_INET6 => inet::answer(q, out),
             libc::AF_UNIX => unix::answer(q, out),
             libc::AF_NETLINK => netlink::answer(q, out),
+            libc::AF_PACKET => packet::answer(q, out),
             AF_MAX.. => Err(EINVAL),
             _ => Err(ENOENT),
         },
         DESTROY => match i32::from(q.body[0]) {
             libc::AF_INET | libc::AF_INET6 => inet::destroy(q),
-            libc::AF_UNIX | libc::AF_NETLINK => Err(EOPNOTSUPP),
+            libc::AF_UNIX | libc::AF_NETLINK | libc::AF_PACKET => Err(EOPNOTSUPP),
             AF_MAX.. => Err(EINVAL),
             _ => Err(ENOENT),
         },

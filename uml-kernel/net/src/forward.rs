@@ -45,7 +45,7 @@ impl Stack {
             );
             return;
         }
-        self.snmp.ip_forw_datagrams.inc();
+        self.snmp.ip.forw_datagrams.inc();
         p.strip_link();
         let b = p.net_bytes_mut();
         b[8] -= 1;
@@ -74,6 +74,7 @@ impl Stack {
 
     pub(crate) fn forward_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet, problem: Option<Errno>) {
         if let Some(e) = problem {
+            self.snmp.ip6.in_no_routes.inc();
             let code = match e {
                 EACCES => wire_icmp::v6::PROHIBITED,
                 EINVAL => return,
@@ -83,6 +84,7 @@ impl Stack {
             return;
         }
         if h.hop_limit <= 1 {
+            self.snmp.ip6.in_hdr_errors.inc();
             icmp::error(cx, &p, wire_icmp::v6::TIME_EXCEEDED, 0, 0);
             return;
         }
@@ -90,10 +92,11 @@ impl Stack {
         let Ok(dst) = self.route_to(&f) else { return };
         let size = segment_len(&mut p, ipv6::HEADER);
         if size > dst.mtu {
+            self.snmp.ip6.in_too_big_errors.inc();
             icmp::error(cx, &p, wire_icmp::v6::TOO_BIG, 0, dst.mtu as u32);
             return;
         }
-        self.snmp.ip_forw_datagrams.inc();
+        self.snmp.ip6.forw_datagrams.inc();
         p.strip_link();
         p.net_bytes_mut()[7] -= 1;
         p.priority = 0;

@@ -183,7 +183,7 @@ impl Expire for Reassembly {
             for k in keys {
                 if let Some(p) = t.remove(&k) {
                     self.memory.fetch_sub(p.have, Ordering::Relaxed);
-                    gone.push(p);
+                    gone.push((k.dst.is_ipv6(), p));
                 }
             }
             t.values().map(|p| p.expires).min()
@@ -192,8 +192,10 @@ impl Expire for Reassembly {
         if let Some(at) = next {
             self.arm(&stack, at);
         }
-        for p in gone {
-            stack.snmp.ip_reasm_fails.inc();
+        for (v6, p) in gone {
+            let counters = stack.snmp.ip_of(v6);
+            counters.reasm_timeout.inc();
+            counters.reasm_fails.inc();
             // Only who got the first piece says so (RFC 792, RFC 8200 4.5).
             if let (Some(mut first), Some(data)) = (p.first, p.pieces.get(&0)) {
                 first.data = data.clone();

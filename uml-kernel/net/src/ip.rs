@@ -249,11 +249,13 @@ impl Stack {
         if total > 65_535 + header_len(m.dst) * usize::from(m.dst.is_ipv6()) {
             return Err(EMSGSIZE);
         }
-        self.snmp.ip_out_requests.inc();
+        let counters = self.snmp.ip_of(m.dst.is_ipv6());
+        counters.out_requests.inc();
+        counters.out_octets.add(total as u64);
         p.owner = m.owner;
         let cut = total > dst.mtu && p.gso.is_none();
         if cut && m.df && m.dst.is_ipv4() {
-            self.snmp.ip_frag_fails.inc();
+            self.snmp.ip.frag_fails.inc();
             return Err(EMSGSIZE);
         }
         if cut && m.id == 0 {
@@ -306,19 +308,26 @@ impl Stack {
             self.transmit(cx, dst, p);
             return Ok(());
         }
+        let counters = self.snmp.ip_of(dst.next.is_ipv6());
         // Pieces carry no partial checksum.
         p.complete_checksum();
         let mut told = std::mem::take(&mut p.told);
         for mut piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
             piece.told = std::mem::take(&mut told);
-            self.snmp.ip_frag_creates.inc();
+            counters.frag_creates.inc();
             self.transmit(cx, dst, piece);
         }
-        self.snmp.ip_frag_oks.inc();
+        counters.frag_oks.inc();
         Ok(())
     }
 
     fn transmit(&self, cx: &mut Cx, dst: &Dst, p: Packet) {
+        let counters = self.snmp.ip_of(dst.next.is_ipv6());
+        counters.out_transmits.inc();
+        if dst.kind == Kind::Multicast {
+            counters.out_mcast_pkts.inc();
+            counters.out_mcast_octets.add(p.net_len() as u64);
+        }
         if matches!(dst.kind, Kind::Multicast | Kind::Broadcast) && !dst.iface.is_loopback() {
             let group = destination(&p);
             let back = match (dst.kind, group) {
@@ -420,10 +429,13 @@ impl Stack {
 
     /// Takes an IP packet.
     pub fn receive_ip(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
-        self.snmp.ip_in_receives.inc();
         if !p.pull(1) {
+            self.snmp.ip.in_receives.inc();
             return;
         }
+        let counters = self.snmp.ip_of(p.net()[0] >> 4 == 6);
+        counters.in_receives.inc();
+        counters.in_octets.add(p.net_len() as u64);
         let iface = match p.iface {
             // Looped back for another interface's members.
             n if n != 0 && n != iface.index && iface.is_loopback() => match self.interface(n) {
@@ -436,12 +448,12 @@ impl Stack {
         match p.net()[0] >> 4 {
             4 => self.receive_v4(cx, &iface, p),
             6 => self.receive_v6(cx, &iface, p),
-            _ => self.snmp.ip_in_hdr_errors.inc(),
+            _ => counters.in_hdr_errors.inc(),
         }
     }
 
     fn receive_v4(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
-        let bad = || self.snmp.ip_in_hdr_errors.inc();
+        let bad = || self.snmp.ip.in_hdr_errors.inc();
         if !p.pull(ipv4::HEADER) {
             return bad();
         }
@@ -458,7 +470,7 @@ impl Stack {
             || (h.src.is_loopback() && !self.came_back(iface, &p))
             || (h.dst.is_loopback() && !iface.is_loopback())
         {
-            self.snmp.ip_in_addr_errors.inc();
+            self.snmp.ip.in_addr_errors.inc();
             return;
         }
         let mut h = h;
@@ -500,7 +512,7 @@ impl Stack {
             found if self.conf.ip_forward.get() != 0 && p.priority == 0 => {
                 self.forward_v4(cx, h, p, found.err());
             }
-            _ => self.snmp.ip_in_addr_errors.inc(),
+            _ => self.snmp.ip.in_addr_errors.inc(),
         }
     }
 
@@ -511,9 +523,9 @@ impl Stack {
 
     /// Adds a piece; the packet and its header once it is whole.
     fn whole_v4(&self, cx: &mut Cx, h: &Ipv4, p: Packet) -> Option<(Ipv4, Packet)> {
-        self.snmp.ip_reasm_reqds.inc();
+        self.snmp.ip.reasm_reqds.inc();
         let whole = fragment::reassemble_v4(self, cx, h, p)?;
-        self.snmp.ip_reasm_oks.inc();
+        self.snmp.ip.reasm_oks.inc();
         let again = Ipv4::parse(whole.net(), whole.net_len()).ok()?;
         Some((again, whole))
     }
@@ -541,7 +553,7 @@ impl Stack {
                 Err(_) => return,
             }
         }
-        self.snmp.ip_in_delivers.inc();
+        self.snmp.ip.in_delivers.inc();
         let to = Delivery {
             src: h.src.into(),
             dst: h.dst.into(),
@@ -565,7 +577,7 @@ impl Stack {
             proto::NONE => {}
             _ if taken => {}
             _ => {
-                self.snmp.ip_in_unknown_protos.inc();
+                self.snmp.ip_of(to.dst.is_ipv6()).in_unknown_protos.inc();
                 if !to.broadcast {
                     if to.dst.is_ipv4() {
                         icmp::error(cx, &p, wire_icmp::v4::UNREACHABLE, wire_icmp::v4::PROTOCOL, 0);
@@ -578,7 +590,7 @@ impl Stack {
     }
 
     fn receive_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
-        let bad = || self.snmp.ip_in_hdr_errors.inc();
+        let bad = || self.snmp.ip6.in_hdr_errors.inc();
         if !p.pull(ipv6::HEADER) {
             return bad();
         }
@@ -586,10 +598,15 @@ impl Stack {
         let Ok(h) = Ipv6::parse(p.net(), whole) else { return bad() };
         p.truncate_net(ipv6::HEADER + h.payload_len);
         p.kind = ethertype::IPV6;
+        self.snmp.ip6.in_ecn[usize::from(h.class & 3)].inc();
+        if h.dst.is_multicast() {
+            self.snmp.ip6.in_mcast_pkts.inc();
+            self.snmp.ip6.in_mcast_octets.add(p.net_len() as u64);
+        }
         if h.src.is_multicast()
             || ((h.dst.is_loopback() || h.src.is_loopback()) && !self.came_back(iface, &p))
         {
-            self.snmp.ip_in_addr_errors.inc();
+            self.snmp.ip6.in_addr_errors.inc();
             return;
         }
         if iface.v6.disabled.load(Ordering::Relaxed) {
@@ -629,7 +646,7 @@ impl Stack {
             {
                 self.forward_v6(cx, h, p, found.err());
             }
-            _ => self.snmp.ip_in_addr_errors.inc(),
+            _ => self.snmp.ip6.in_addr_errors.inc(),
         }
     }
 
@@ -641,9 +658,9 @@ impl Stack {
         if c.proto != proto::FRAGMENT {
             return Some((h, p));
         }
-        self.snmp.ip_reasm_reqds.inc();
+        self.snmp.ip6.reasm_reqds.inc();
         let mut whole = fragment::reassemble_v6(self, cx, &h, &c, p)?;
-        self.snmp.ip_reasm_oks.inc();
+        self.snmp.ip6.reasm_oks.inc();
         let at_hand = whole.net_len().min(256);
         whole.pull(at_hand);
         let again = Ipv6::parse(whole.net(), whole.net_len()).ok()?;
@@ -654,7 +671,7 @@ impl Stack {
         let at_hand = p.net_len().min(256);
         p.pull(at_hand);
         let Ok(mut c) = ipv6::chain(p.net(), h.next) else {
-            self.snmp.ip_in_hdr_errors.inc();
+            self.snmp.ip6.in_hdr_errors.inc();
             return;
         };
         if let Some((at, tell)) = c.refuse {
@@ -668,9 +685,9 @@ impl Stack {
             return;
         }
         if c.proto == proto::FRAGMENT {
-            self.snmp.ip_reasm_reqds.inc();
+            self.snmp.ip6.reasm_reqds.inc();
             let Some(whole) = fragment::reassemble_v6(self, cx, &h, &c, p) else { return };
-            self.snmp.ip_reasm_oks.inc();
+            self.snmp.ip6.reasm_oks.inc();
             p = whole;
             let at_hand = p.net_len().min(256);
             p.pull(at_hand);
@@ -689,7 +706,7 @@ impl Stack {
                 Err(_) => return,
             }
         }
-        self.snmp.ip_in_delivers.inc();
+        self.snmp.ip6.in_delivers.inc();
         let to = Delivery {
             src: h.src.into(),
             dst: h.dst.into(),
@@ -710,7 +727,7 @@ impl Stack {
         match v4_options::check(&p.net()[ipv4::HEADER..h.header_len], v4_options::Origin::Wire) {
             Ok(routed) => !routed,
             Err(refusal) => {
-                self.snmp.ip_in_hdr_errors.inc();
+                self.snmp.ip.in_hdr_errors.inc();
                 if let v4_options::Refusal::Wrong(at) = refusal {
                     let at = (ipv4::HEADER + at) as u32;
                     icmp::error(cx, p, wire_icmp::v4::PARAMETER, 0, at << 24);

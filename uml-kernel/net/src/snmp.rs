@@ -9,7 +9,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds one.
     pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     /// Present value.
@@ -68,25 +73,56 @@ impl IcmpCounters {
     }
 }
 
+/// Packets of IPv4 or IPv6, named as in /proc/net/snmp and /proc/net/snmp6.
+#[derive(Default)]
+pub struct IpCounters {
+    pub in_receives: Counter,
+    pub in_hdr_errors: Counter,
+    pub in_too_big_errors: Counter,
+    pub in_no_routes: Counter,
+    pub in_addr_errors: Counter,
+    pub in_unknown_protos: Counter,
+    pub in_truncated: Counter,
+    pub in_discards: Counter,
+    pub in_delivers: Counter,
+    pub forw_datagrams: Counter,
+    pub out_requests: Counter,
+    pub out_discards: Counter,
+    pub out_no_routes: Counter,
+    pub out_transmits: Counter,
+    pub reasm_timeout: Counter,
+    pub reasm_reqds: Counter,
+    pub reasm_oks: Counter,
+    pub reasm_fails: Counter,
+    pub frag_oks: Counter,
+    pub frag_creates: Counter,
+    pub frag_fails: Counter,
+    pub in_mcast_pkts: Counter,
+    pub out_mcast_pkts: Counter,
+    pub in_octets: Counter,
+    pub out_octets: Counter,
+    pub in_mcast_octets: Counter,
+    pub out_mcast_octets: Counter,
+    /// By the two bits of ECN: not capable, ECT(1), ECT(0), congestion experienced.
+    pub in_ecn: [Counter; 4],
+}
+
+/// Datagrams of UDP over IPv4 or IPv6.
+#[derive(Default)]
+pub struct UdpCounters {
+    pub in_datagrams: Counter,
+    pub no_ports: Counter,
+    pub in_errors: Counter,
+    pub out_datagrams: Counter,
+    pub rcvbuf_errors: Counter,
+    pub in_csum_errors: Counter,
+}
+
 /// The counters, named as in /proc/net/snmp.
 #[derive(Default)]
 pub struct Snmp {
-    pub ip_in_receives: Counter,
-    pub ip_in_hdr_errors: Counter,
-    pub ip_in_addr_errors: Counter,
-    pub ip_forw_datagrams: Counter,
-    pub ip_in_unknown_protos: Counter,
-    pub ip_in_discards: Counter,
-    pub ip_in_delivers: Counter,
-    pub ip_out_requests: Counter,
-    pub ip_out_discards: Counter,
-    pub ip_out_no_routes: Counter,
-    pub ip_reasm_reqds: Counter,
-    pub ip_reasm_oks: Counter,
-    pub ip_reasm_fails: Counter,
-    pub ip_frag_oks: Counter,
-    pub ip_frag_creates: Counter,
-    pub ip_frag_fails: Counter,
+    pub ip: IpCounters,
+    pub ip6: IpCounters,
     pub icmp: IcmpCounters,
     pub icmp6: IcmpCounters,
     pub tcp_active_opens: Counter,
@@ -102,15 +138,21 @@ pub struct Snmp {
     pub tcp_listen_overflows: Counter,
     pub tcp_syncookies_sent: Counter,
     pub tcp_syncookies_recv: Counter,
-    pub udp_in_datagrams: Counter,
-    pub udp_no_ports: Counter,
-    pub udp_in_errors: Counter,
-    pub udp_out_datagrams: Counter,
-    pub udp_rcvbuf_errors: Counter,
-    pub udp_in_csum_errors: Counter,
+    pub udp: UdpCounters,
+    pub udp6: UdpCounters,
 }
 
 impl Snmp {
+    /// Those of IPv4 or IPv6.
+    pub fn ip_of(&self, v6: bool) -> &IpCounters {
+        if v6 { &self.ip6 } else { &self.ip }
+    }
+
+    /// Those of UDP over IPv4 or IPv6.
+    pub fn udp_of(&self, v6: bool) -> &UdpCounters {
+        if v6 { &self.udp6 } else { &self.udp }
+    }
+
     /// Those of ICMP or ICMPv6.
     pub fn icmp_of(&self, v6: bool) -> &IcmpCounters {
         if v6 { &self.icmp6 } else { &self.icmp }

@@ -124,8 +124,8 @@ fn what_a_reader_far_behind_does_not_get_is_surplus() {
     let surplus = flood(900);
     let kept = std::iter::from_fn(|| s.recv(false).ok().flatten()).count();
     assert_eq!((surplus, s.usage().1), (1000 - kept, (1000 - kept) as u64));
-    assert_eq!(stack.snmp.udp_rcvbuf_errors.get(), surplus as u64);
-    assert_eq!(stack.snmp.udp_in_datagrams.get(), kept as u64);
+    assert_eq!(stack.snmp.udp.rcvbuf_errors.get(), surplus as u64);
+    assert_eq!(stack.snmp.udp.in_datagrams.get(), kept as u64);
     // Few datagrams are read sooner than anybody could wait.
     s.opts.lock().rcvbuf = 8192;
     assert_eq!(flood(100), 0);

@@ -1,13 +1,14 @@
 //! Packet sockets: every frame of an interface, both ways (packet(7)).
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 
-use crate::bpf::{Aux, Program};
+use crate::bpf::{Aux, Insn, Program};
 use crate::interface::{Interface, Link, iff};
 use crate::neighbour;
 use crate::packet::{Csum, Data, Packet};
@@ -55,7 +56,6 @@ const OVERHEAD: usize = 768;
 
 /// A packet socket.
 pub struct PacketSocket {
-    me: Weak<PacketSocket>,
     pub stack: Arc<Stack>,
     pub id: u64,
     /// SOCK_DGRAM: without link headers.
@@ -63,6 +63,9 @@ pub struct PacketSocket {
     pub wait: Arc<WaitQueue>,
     /// Not a program's: the guest does not see it.
     hidden: bool,
+    uid: AtomicU32,
+    inode: AtomicU64,
+    auxdata: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -111,13 +114,15 @@ impl PacketSocket {
     }
 
     fn build(stack: &Arc<Stack>, cooked: bool, protocol: u16, hidden: bool) -> Arc<PacketSocket> {
-        let s = Arc::new_cyclic(|me| PacketSocket {
-            me: me.clone(),
+        let s = Arc::new(PacketSocket {
             stack: stack.clone(),
             id: crate::sock::new_id(),
             cooked,
             wait: WaitQueue::shared(),
             hidden,
+            uid: AtomicU32::new(0),
+            inode: AtomicU64::new(0),
+            auxdata: AtomicBool::new(false),
             inner: Mutex::new(
                 Rank::LEAF,
                 Inner {
@@ -137,7 +142,8 @@ impl PacketSocket {
                 },
             ),
         });
-        if protocol != 0 {
+        // One that takes nothing yet is listed, too.
+        if !hidden {
             stack.add_tap(&s);
         }
         s
@@ -149,23 +155,13 @@ impl PacketSocket {
             0 => true,
             n => self.stack.interface(n).ok_or(ENODEV)?.is_up(),
         };
-        let had = {
-            let mut i = self.inner.lock();
-            let had = i.protocol != 0;
-            i.iface = iface;
-            if protocol != 0 {
-                i.protocol = protocol;
-            }
-            if !up {
-                i.error = Some(ENETDOWN);
-            }
-            had
-        };
-        if !had
-            && protocol != 0
-            && let Some(me) = self.me.upgrade()
-        {
-            self.stack.add_tap(&me);
+        let mut i = self.inner.lock();
+        i.iface = iface;
+        if protocol != 0 {
+            i.protocol = protocol;
+        }
+        if !up {
+            i.error = Some(ENETDOWN);
         }
         Ok(())
     }
@@ -173,6 +169,53 @@ impl PacketSocket {
     /// Whether it is none of a program.
     pub fn is_hidden(&self) -> bool {
         self.hidden
+    }
+
+    /// PACKET_AUXDATA: control messages tell more of each frame.
+    pub fn set_auxdata(&self, on: bool) {
+        self.auxdata.store(on, Ordering::Relaxed);
+    }
+
+    /// PACKET_AUXDATA.
+    pub fn auxdata(&self) -> bool {
+        self.auxdata.load(Ordering::Relaxed)
+    }
+
+    /// Notes whose socket it is: a user, and the number of its inode.
+    pub fn set_owner(&self, uid: u32, inode: u64) {
+        self.uid.store(uid, Ordering::Relaxed);
+        self.inode.store(inode, Ordering::Relaxed);
+    }
+
+    /// User and inode.
+    pub fn owner(&self) -> (u32, u64) {
+        (self.uid.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed))
+    }
+
+    /// Frames come: it has a protocol, and its interface is up.
+    pub fn running(&self) -> bool {
+        let (iface, protocol) = self.bound();
+        protocol != 0 && (iface == 0 || self.stack.interface(iface).is_some_and(|i| i.is_up()))
+    }
+
+    /// Interfaces whose every frame it asked for (PACKET_MR_PROMISC), and how often.
+    pub fn promiscuous(&self) -> BTreeMap<u32, u32> {
+        let mut all = BTreeMap::new();
+        for i in &self.inner.lock().promisc {
+            *all.entry(*i).or_insert(0) += 1;
+        }
+        all
+    }
+
+    /// Frames that were dropped for want of room since it was last asked (PACKET_STATISTICS), and the receive buffer.
+    pub fn drops_and_buffer(&self) -> (u32, usize) {
+        let i = self.inner.lock();
+        (i.drops, i.rcvbuf)
+    }
+
+    /// The instructions of its filter; none without one.
+    pub fn filter(&self) -> Vec<Insn> {
+        self.inner.lock().filter.as_ref().map_or(Vec::new(), |f| f.instructions().to_vec())
     }
 
     /// Interface (0 is any) and protocol.
@@ -218,7 +261,7 @@ impl PacketSocket {
     pub fn add_promisc(&self, iface: u32) -> Result<()> {
         let i = self.stack.interface(iface).ok_or(ENODEV)?;
         self.inner.lock().promisc.push(iface);
-        if i.promisc.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+        if i.promisc.fetch_add(1, Ordering::SeqCst) == 0 {
             let _ = self.stack.set_flags(&i, iff::PROMISC, iff::PROMISC);
         }
         Ok(())
@@ -232,7 +275,7 @@ impl PacketSocket {
             s.promisc.remove(at);
         }
         if let Some(i) = self.stack.interface(iface)
-            && i.promisc.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1
+            && i.promisc.fetch_sub(1, Ordering::SeqCst) == 1
         {
             let _ = self.stack.set_flags(&i, 0, iff::PROMISC);
         }

@@ -530,7 +530,7 @@ impl TcpSocket {
                 }
                 Err(_) => {
                     // Retransmission tries again.
-                    self.stack.snmp.ip_out_no_routes.inc();
+                    self.stack.snmp.ip_of(remote.is_ipv6()).out_no_routes.inc();
                     return;
                 }
             }

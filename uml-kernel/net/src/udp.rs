@@ -377,7 +377,7 @@ impl UdpSocket {
         if !group_loop && w.kind == crate::route::Kind::Multicast {
             w.kind = crate::route::Kind::Unicast;
         }
-        self.stack.snmp.udp_out_datagrams.inc();
+        self.stack.snmp.udp_of(dst.is_ipv6()).out_datagrams.inc();
         self.stack.send_ip(cx, &w, &m, p)
     }
 
@@ -543,13 +543,14 @@ impl Stack {
         to: &Delivery,
         mut p: Packet,
     ) {
+        let counters = self.snmp.udp_of(to.dst.is_ipv6());
         if !p.pull(to.header_len + wire::HEADER) {
-            self.snmp.udp_in_errors.inc();
+            counters.in_errors.inc();
             return;
         }
         let whole = p.net_len() - to.header_len;
         let Ok(h) = Udp::parse(&p.net()[to.header_len..], whole) else {
-            self.snmp.udp_in_errors.inc();
+            counters.in_errors.inc();
             return;
         };
         if p.gso.is_none() {
@@ -558,8 +559,8 @@ impl Stack {
         // A checksum of zero is none, which IPv6 does not allow.
         let unchecked = h.checksum == 0 && to.dst.is_ipv4();
         if !unchecked && !to.checksum_ok(&p) {
-            self.snmp.udp_in_csum_errors.inc();
-            self.snmp.udp_in_errors.inc();
+            counters.in_csum_errors.inc();
+            counters.in_errors.inc();
             return;
         }
         let src = SocketAddr::new(to.src, h.src);
@@ -594,7 +595,7 @@ impl Stack {
         let mut group = candidates.iter().filter(fits);
         let last = best.and_then(|_| group.clone().next_back());
         let Some(last) = last else {
-            self.snmp.udp_no_ports.inc();
+            counters.no_ports.inc();
             if !to.broadcast {
                 let (kind, code) = if to.dst.is_ipv4() {
                     (wire_icmp::v4::UNREACHABLE, wire_icmp::v4::PORT)
@@ -615,8 +616,8 @@ impl Stack {
         };
         if gso == 0 && s.refuses(cx, h.len - wire::HEADER) {
             // Before anything is done for it: a flood must not take the time that its reader needs.
-            self.snmp.udp_rcvbuf_errors.inc();
-            self.snmp.udp_in_errors.inc();
+            counters.rcvbuf_errors.inc();
+            counters.in_errors.inc();
             return;
         }
         let header = to.long_header(&p);
@@ -645,10 +646,10 @@ impl Stack {
             s.deliver(cx, d)
         };
         if taken {
-            self.snmp.udp_in_datagrams.inc();
+            counters.in_datagrams.inc();
         } else {
-            self.snmp.udp_rcvbuf_errors.inc();
-            self.snmp.udp_in_errors.inc();
+            counters.rcvbuf_errors.inc();
+            counters.in_errors.inc();
         }
     }
 
@@ -669,7 +670,7 @@ impl Stack {
                 }
             }
             if s.deliver(cx, d.clone()) {
-                self.snmp.udp_in_datagrams.inc();
+                self.snmp.udp_of(d.dst.is_ipv6()).in_datagrams.inc();
             }
         }
     }
