@@ -13,7 +13,7 @@ use crate::neighbour::Learned;
 use crate::route::{self, Mode, PROTO_RA, Prefix, Route};
 use crate::stack::{Change, Cx, Stack};
 use crate::time::{MS, SEC, Time};
-use crate::timer::Expire;
+use crate::timer::{Armed, Expire};
 use crate::wire::ethernet::Mac;
 use crate::wire::ndp::{self, RouterAdvert};
 
@@ -42,7 +42,7 @@ enum Job {
 pub(crate) struct Addrconf {
     stack: Weak<Stack>,
     jobs: Mutex<Vec<Job>>,
-    armed: Mutex<Time>,
+    armed: Armed,
 }
 
 impl Addrconf {
@@ -50,18 +50,14 @@ impl Addrconf {
         Arc::new(Addrconf {
             stack,
             jobs: Mutex::new(Rank::LEAF, Vec::new()),
-            armed: Mutex::new(Rank::LEAF, Time::NEVER),
+            armed: Armed::default(),
         })
     }
 
     fn arm(&self, stack: &Stack, at: Time) {
-        let mut armed = self.armed.lock();
-        if at < *armed {
-            *armed = at;
-            drop(armed);
-            let me: Arc<dyn Expire> = stack.addrconf.clone();
-            stack.timers.arm(at, Arc::downgrade(&me));
-        }
+        self.armed.arm(&stack.timers, at, || {
+            Arc::downgrade(&(stack.addrconf.clone() as Arc<dyn Expire>))
+        });
     }
 
     /// A lifetime ends then.
@@ -257,9 +253,11 @@ fn from_mac(prefix: Ipv6Addr, mac: Mac) -> Ipv6Addr {
 
 impl Expire for Addrconf {
     fn expired(self: Arc<Self>, cx: &mut Cx) {
-        *self.armed.lock() = Time::NEVER;
-        let Some(stack) = self.stack.upgrade() else { return };
         let now = cx.now;
+        if !self.armed.due(now) {
+            return;
+        }
+        let Some(stack) = self.stack.upgrade() else { return };
         let mut probes = Vec::new();
         let mut solicits = Vec::new();
         let mut done = Vec::new();

@@ -12,7 +12,7 @@ use crate::icmp;
 use crate::packet::{Csum, Data, Packet};
 use crate::stack::{Cx, Stack};
 use crate::time::{SEC, Time};
-use crate::timer::Expire;
+use crate::timer::{Armed, Expire};
 use crate::wire::icmp as wire_icmp;
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Chain, Fragment, Ipv6};
@@ -51,7 +51,7 @@ struct Partial {
 pub struct Reassembly {
     table: Mutex<HashMap<Key, Partial>>,
     memory: AtomicUsize,
-    armed: Mutex<Time>,
+    armed: Armed,
     pmtu: Mutex<HashMap<IpAddr, (usize, Time)>>,
     pmtu_count: AtomicUsize,
 }
@@ -61,7 +61,7 @@ impl Reassembly {
         Arc::new(Reassembly {
             table: Mutex::new(Rank::LEAF, HashMap::new()),
             memory: AtomicUsize::new(0),
-            armed: Mutex::new(Rank::LEAF, Time::NEVER),
+            armed: Armed::default(),
             pmtu: Mutex::new(Rank::LEAF, HashMap::new()),
             pmtu_count: AtomicUsize::new(0),
         })
@@ -162,19 +162,16 @@ impl Reassembly {
     }
 
     fn arm(self: &Arc<Self>, stack: &Stack, at: Time) {
-        let mut armed = self.armed.lock();
-        if at < *armed {
-            *armed = at;
-            drop(armed);
-            stack.timers.arm(at, Arc::downgrade(&(self.clone() as Arc<dyn Expire>)));
-        }
+        self.armed.arm(&stack.timers, at, || Arc::downgrade(&(self.clone() as Arc<dyn Expire>)));
     }
 }
 
 impl Expire for Reassembly {
     fn expired(self: Arc<Self>, cx: &mut Cx) {
-        *self.armed.lock() = Time::NEVER;
         let now = cx.now;
+        if !self.armed.due(now) {
+            return;
+        }
         let mut gone = Vec::new();
         let next = {
             let mut t = self.table.lock();

@@ -13,7 +13,7 @@ use crate::packet::{Data, Packet};
 use crate::route::Kind;
 use crate::stack::{Change, Cx, Stack};
 use crate::time::{MS, SEC, Time};
-use crate::timer::Expire;
+use crate::timer::{Armed, Expire};
 use crate::wire::arp::{self, Arp};
 use crate::wire::ethernet::{Ethernet, Mac, ethertype};
 
@@ -74,7 +74,7 @@ type Key = (u32, IpAddr);
 pub struct Neighbours {
     stack: Weak<Stack>,
     table: Mutex<HashMap<Key, Entry>>,
-    armed: Mutex<Time>,
+    armed: Armed,
 }
 
 impl Neighbours {
@@ -82,18 +82,12 @@ impl Neighbours {
         Arc::new(Neighbours {
             stack,
             table: Mutex::new(Rank::LEAF, HashMap::new()),
-            armed: Mutex::new(Rank::LEAF, Time::NEVER),
+            armed: Armed::default(),
         })
     }
 
     fn arm(self: &Arc<Self>, stack: &Stack, at: Time) {
-        let mut armed = self.armed.lock();
-        if at < *armed {
-            *armed = at;
-            drop(armed);
-            let me: Weak<dyn Expire> = Arc::downgrade(&(self.clone() as Arc<dyn Expire>));
-            stack.timers.arm(at, me);
-        }
+        self.armed.arm(&stack.timers, at, || Arc::downgrade(&(self.clone() as Arc<dyn Expire>)));
     }
 
     /// Every neighbour.
@@ -459,8 +453,10 @@ pub(crate) fn receive_arp(cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
 
 impl Expire for Neighbours {
     fn expired(self: Arc<Self>, cx: &mut Cx) {
-        *self.armed.lock() = Time::NEVER;
         let now = cx.now;
+        if !self.armed.due(now) {
+            return;
+        }
         let mut ask: Vec<(Key, Option<Mac>)> = Vec::new();
         let mut failed: Vec<(Key, VecDeque<Packet>)> = Vec::new();
         let mut changed: Vec<Key> = Vec::new();

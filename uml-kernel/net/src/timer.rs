@@ -19,6 +19,39 @@ pub trait Expire: Send + Sync {
     fn expired(self: Arc<Self>, cx: &mut Cx);
 }
 
+/// Which entry of an owner matters: the earliest it has made that has not been due. A deadline that comes nearer makes
+/// another entry; the one it replaces must not count when it is due in its turn, or each of them would make one more.
+pub struct Armed(Mutex<Time>);
+
+impl Default for Armed {
+    fn default() -> Self {
+        Armed(Mutex::new(Rank::LEAF, Time::NEVER))
+    }
+}
+
+impl Armed {
+    /// Enters `at` for `target` unless an earlier entry is there already, which will find out.
+    pub fn arm(&self, timers: &Timers, at: Time, target: impl FnOnce() -> Weak<dyn Expire>) {
+        let mut armed = self.0.lock();
+        if at < *armed {
+            *armed = at;
+            drop(armed);
+            timers.arm(at, target());
+        }
+    }
+
+    /// Whether the entry that is due at `now` is the one that matters; there is none then until the next
+    /// [`Armed::arm`].
+    pub fn due(&self, now: Time) -> bool {
+        let mut armed = self.0.lock();
+        let due = *armed <= now;
+        if due {
+            *armed = Time::NEVER;
+        }
+        due
+    }
+}
+
 struct Entry {
     at: Time,
     number: u64,
@@ -100,5 +133,36 @@ impl Timers {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SEC;
+
+    #[test]
+    fn replaced_entries_do_not_count() {
+        let (timers, armed) = (Timers::default(), Armed::default());
+        let nobody = || Weak::<crate::fragment::Reassembly>::new() as Weak<dyn Expire>;
+        let begin = Time(1000 * SEC);
+        for nearer in 0..50u64 {
+            armed.arm(&timers, begin + (100 - nearer) * SEC, nobody);
+        }
+        assert_eq!(timers.heap.lock().len(), 50);
+        // Whenever one that matters is due, the owner wants to be asked again a second later.
+        let mut asked = 0;
+        for second in 1..=200 {
+            let now = begin + second * SEC;
+            while timers.heap.lock().peek().is_some_and(|e| e.at <= now) {
+                timers.heap.lock().pop();
+                if armed.due(now) {
+                    asked += 1;
+                    armed.arm(&timers, now + SEC, nobody);
+                }
+            }
+        }
+        assert_eq!(asked, 150);
+        assert_eq!(timers.heap.lock().len(), 1);
     }
 }

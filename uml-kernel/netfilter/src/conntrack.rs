@@ -21,7 +21,7 @@ use uml_net::hook::Track;
 use uml_net::packet::Packet;
 use uml_net::stack::{Cx, Stack};
 use uml_net::time::SEC;
-use uml_net::timer::Expire;
+use uml_net::timer::{Armed, Expire};
 use uml_net::wire::proto;
 
 use crate::expr::Step;
@@ -144,7 +144,7 @@ pub struct Conntrack {
     hasher: RandomState,
     count: AtomicUsize,
     next_id: AtomicU32,
-    armed: Mutex<Time>,
+    armed: Armed,
     /// A full table was logged.
     complained: AtomicBool,
 }
@@ -158,7 +158,7 @@ impl Conntrack {
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
             next_id: AtomicU32::new(1),
-            armed: Mutex::new(Rank::LEAF, Time::NEVER),
+            armed: Armed::default(),
             complained: AtomicBool::new(false),
         })
     }
@@ -381,22 +381,16 @@ impl Conntrack {
     }
 
     fn arm(&self, stack: &Stack, at: Time) {
-        let mut armed = self.armed.lock();
-        if at < *armed {
-            *armed = at;
-            drop(armed);
-            if let Some(me) = self.me.upgrade() {
-                let me: Weak<dyn Expire> = Arc::downgrade(&(me as Arc<dyn Expire>));
-                stack.timers.arm(at, me);
-            }
-        }
+        self.armed.arm(&stack.timers, at, || self.me.clone());
     }
 }
 
 impl Expire for Conntrack {
     fn expired(self: Arc<Self>, cx: &mut Cx) {
-        *self.armed.lock() = Time::NEVER;
         let now = cx.now;
+        if !self.armed.due(now) {
+            return;
+        }
         let mut next = Time::NEVER;
         let mut gone = Vec::new();
         for s in &self.shards {

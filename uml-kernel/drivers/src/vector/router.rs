@@ -20,7 +20,7 @@ use uml_net::Time;
 use uml_net::interface::Interface;
 use uml_net::packet::{Data, Packet};
 use uml_net::stack::{Cx, Stack};
-use uml_net::timer::Expire;
+use uml_net::timer::{Armed, Expire};
 
 use super::resolvers::Resolvers;
 
@@ -168,8 +168,7 @@ pub struct Router {
     stopping: AtomicBool,
     frames: Mutex<VecDeque<Packet>>,
     delivering: AtomicBool,
-    /// Earliest entry in the stack's timers.
-    armed: Mutex<Time>,
+    armed: Armed,
     iface: Arc<Interface>,
     stack: Arc<Stack>,
 }
@@ -198,7 +197,7 @@ impl Router {
             stopping: AtomicBool::new(false),
             frames: Mutex::new(Rank::LEAF, VecDeque::new()),
             delivering: AtomicBool::new(false),
-            armed: Mutex::new(Rank::LEAF, Time::NEVER),
+            armed: Armed::default(),
             iface: iface.clone(),
             stack: stack.clone(),
         }))
@@ -224,13 +223,7 @@ impl Router {
             nat.deadline()
         };
         if let Some(at) = deadline {
-            let mut armed = self.armed.lock();
-            if at < *armed {
-                *armed = at;
-                drop(armed);
-                let me: Weak<dyn Expire> = self.me.clone();
-                self.stack.timers.arm(at, me);
-            }
+            self.armed.arm(&self.stack.timers, at, || self.me.clone());
         }
         self.deliver();
     }
@@ -290,9 +283,7 @@ impl Router {
 
 impl Expire for Router {
     fn expired(self: Arc<Self>, cx: &mut Cx) {
-        let _ = cx;
-        *self.armed.lock() = Time::NEVER;
-        if !self.stopping.load(Ordering::SeqCst) {
+        if self.armed.due(cx.now) && !self.stopping.load(Ordering::SeqCst) {
             self.step(|nat, now| nat.expire(now));
         }
     }
