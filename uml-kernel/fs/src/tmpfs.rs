@@ -10,7 +10,7 @@ mod options;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
@@ -113,6 +113,7 @@ pub struct TmpFs {
     shared: Arc<Shared>,
     root: Arc<TmpInode>,
     options: Mutex<Options>,
+    read_only: AtomicBool,
 }
 
 impl TmpFs {
@@ -145,7 +146,7 @@ impl TmpFs {
         let ino = shared.next_ino.fetch_add(1, Ordering::Relaxed);
         let root = TmpInode::new(&shared, ino, &node, Body::directory());
         let options = Mutex::new(Rank::LEAF, options.clone());
-        Arc::new(TmpFs { shared, root, options })
+        Arc::new(TmpFs { shared, root, options, read_only: AtomicBool::new(false) })
     }
 
     /// A regular file without a name (memfd_create(2)).
@@ -209,7 +210,11 @@ impl SuperBlock for TmpFs {
         self.options.lock().show()
     }
 
-    fn remount(&self, _read_only: bool, data: &[u8]) -> Result<()> {
+    fn read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    fn remount(&self, read_only: bool, data: &[u8]) -> Result<()> {
         let new = self.options.lock().clone().parse(data)?;
         let pages = new.pages();
         if pages < self.shared.pages.load(Ordering::Relaxed) {
@@ -222,6 +227,7 @@ impl SuperBlock for TmpFs {
         self.shared.max_pages.store(pages, Ordering::Relaxed);
         self.shared.max_inodes.store(inodes, Ordering::Relaxed);
         *self.options.lock() = new;
+        self.read_only.store(read_only, Ordering::Relaxed);
         Ok(())
     }
 
@@ -297,7 +303,7 @@ impl FsType for TmpFsType {
         true
     }
 
-    fn mount(&self, task: &Task, _: &[u8], _: u64, data: &[u8]) -> Result<Arc<dyn SuperBlock>> {
+    fn mount(&self, task: &Task, _: &[u8], flags: u64, data: &[u8]) -> Result<Arc<dyn SuperBlock>> {
         let kernel = task.kernel();
         let cred = task.cred();
         let mut options = Options { uid: cred.fsuid, gid: cred.fsgid, ..Options::default() };
@@ -309,7 +315,9 @@ impl FsType for TmpFsType {
         } else {
             options.mode = Some(0o755);
         }
-        Ok(TmpFs::new(&kernel.vfs, self.name, options.parse(data)?))
+        let fs = TmpFs::new(&kernel.vfs, self.name, options.parse(data)?);
+        fs.read_only.store(flags & libc::MS_RDONLY != 0, Ordering::Relaxed);
+        Ok(fs)
     }
 }
 
