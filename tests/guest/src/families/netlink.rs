@@ -5,7 +5,7 @@ use crate::sys::*;
 use crate::{c, cases};
 
 cases! {
-    sockets, controller, loopback_link, bad_requests, ended_sockets: root, ended_by_a_user, further_names_root: root, sysfs_loopback,
+    sockets, controller, loopback_link, bad_requests, ended_sockets: root, ended_by_a_user, further_names_root: root, sysfs_loopback, owner_of_a_unix_socket,
 }
 
 fn socket(protocol: i32) -> R {
@@ -336,4 +336,26 @@ fn sysfs_loopback() {
     say("statistics", names.join(" "));
     let subsystem = std::fs::read_link(format!("{lo}/subsystem")).unwrap();
     say("subsystem", subsystem.display());
+}
+
+/// UNIX_DIAG_UID: who made a socket of AF_UNIX.
+fn owner_of_a_unix_socket() {
+    let s = c!(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)).fd();
+    let mut st: libc::stat = unsafe { std::mem::zeroed() };
+    say("fstat", c!(libc::fstat(s, &mut st)));
+    let mut req = vec![libc::AF_UNIX as u8, 0, 0, 0];
+    // All states, the socket's inode, UDIAG_SHOW_UID, no cookie.
+    for w in [u32::MAX, st.st_ino as u32, 0x40, u32::MAX, u32::MAX] {
+        req.extend_from_slice(&w.to_ne_bytes());
+    }
+    let fd = socket(libc::NETLINK_SOCK_DIAG).fd();
+    match ask(fd, &message(20, 1, &req)) {
+        Ok(answer) => {
+            // After `struct unix_diag_msg`.
+            let body = answer.first().and_then(|m| m.3.get(16..)).unwrap_or_default();
+            let own = unsafe { libc::geteuid() }.to_ne_bytes();
+            say("uid", attributes(body).iter().any(|(kind, data)| *kind == 7 && *data == own));
+        }
+        Err(e) => say("refused", e),
+    }
 }

@@ -17,6 +17,7 @@ mod show {
     pub const ICONS: u32 = 0x8;
     pub const RQLEN: u32 = 0x10;
     pub const MEMINFO: u32 = 0x20;
+    pub const UID: u32 = 0x40;
 }
 
 /// UNIX_DIAG_*: attributes.
@@ -27,6 +28,7 @@ mod attr {
     pub const RQLEN: u16 = 4;
     pub const MEMINFO: u16 = 5;
     pub const SHUTDOWN: u16 = 6;
+    pub const UID: u16 = 7;
 }
 
 /// Answers a dump, or a question for the socket of an inode: `EINVAL` for inode 0, `ENOENT`, `ESTALE`.
@@ -79,6 +81,9 @@ fn message(q: &Query<'_>, r: &Row, wanted: u32, out: &Reply) -> Message {
     if asked(show::MEMINFO) {
         let words = [r.memory, r.rcvbuf, r.used, r.sndbuf, 0, 0, 0, 0, 0];
         m.put(attr::MEMINFO, &words.map(|w| (w as u32).to_le_bytes()).concat());
+    }
+    if asked(show::UID) {
+        m.word(attr::UID, r.uid);
     }
     m.byte(attr::SHUTDOWN, u8::from(r.shut.0) | u8::from(r.shut.1) << 1);
     m

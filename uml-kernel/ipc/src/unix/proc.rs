@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
+use uml_core::vfs::Inode;
+
 use super::addr::Name;
 use super::{ALL, Kind, State, UnixSocket};
 
@@ -64,6 +66,8 @@ pub struct Row {
     pub state: u8,
     pub listens: bool,
     pub ino: u64,
+    /// Its owner.
+    pub uid: u32,
     /// `sun_path`.
     pub name: Option<Vec<u8>>,
     /// Inode of the other end; 0 when nobody has accepted it yet.
@@ -106,6 +110,7 @@ impl UnixSocket {
                 },
                 listens,
                 ino: 0,
+                uid: 0,
                 name: i.name.as_ref().map(|n| n.to_sockaddr()[2..].to_vec()),
                 peer: None,
                 pending: Vec::new(),
@@ -123,7 +128,10 @@ impl UnixSocket {
             };
             (row, i.peer.clone(), i.pending.iter().cloned().collect::<Vec<_>>())
         };
-        row.ino = self.ino();
+        if let Some(file) = self.file.get().and_then(Weak::upgrade) {
+            row.ino = file.ino();
+            row.uid = Inode::perm(&*file).map_or(0, |p| p.uid);
+        }
         row.peer = peer.map(|p| p.ino());
         let client = |s: &Arc<UnixSocket>| s.inner.lock().peer.clone();
         row.pending = pending.iter().filter_map(client).map(|c| c.ino()).collect();
