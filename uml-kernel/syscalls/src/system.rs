@@ -6,6 +6,8 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::ctx::{Ctx, Reply};
 use uml_core::kernel::PowerAction;
+use uml_core::ns::PidNs;
+use uml_core::task::exit::begin_group_exit;
 use uml_core::task::{Cap, Resource, Rlimit, Task};
 use uml_core::time::Clock;
 use uml_core::time::cpulimit::CpuLimit;
@@ -430,11 +432,15 @@ fn xfeatures(cx: &mut Ctx<'_>) -> Result<u64> {
 }
 
 fn reboot(cx: &mut Ctx<'_>, magic1: u32, magic2: u32, cmd: u32, _arg: u64) -> Result<u64> {
-    cx.task.require(Cap::SysBoot)?;
+    let ns = &cx.task.process.pid_ns;
+    cx.task.require_in(&ns.owner, Cap::SysBoot)?;
     const MAGIC1: u32 = 0xfee1_dead;
     const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
     if magic1 != MAGIC1 || !MAGIC2.contains(&magic2) {
         return Err(EINVAL);
+    }
+    if ns.parent.is_some() {
+        return reboot_namespace(&cx.task, ns, cmd as i32);
     }
     let k = cx.task.kernel();
     match cmd as i32 {
@@ -454,6 +460,28 @@ fn reboot(cx: &mut Ctx<'_>, magic1: u32, magic2: u32, cmd: u32, _arg: u64) -> Re
         }
         _ => return Err(EINVAL),
     }
+    Ok(0)
+}
+
+/// A pid namespace is rebooted: its init ends, and with it all that is in it; who waits for the init sees why
+/// (reboot(2), "Behavior inside PID namespaces").
+fn reboot_namespace(task: &Task, ns: &PidNs, cmd: i32) -> Result<u64> {
+    let signal = match cmd {
+        libc::LINUX_REBOOT_CMD_RESTART | libc::LINUX_REBOOT_CMD_RESTART2 => libc::SIGHUP,
+        libc::LINUX_REBOOT_CMD_POWER_OFF | libc::LINUX_REBOOT_CMD_HALT => libc::SIGINT,
+        _ => return Err(EINVAL),
+    };
+    let kernel = task.kernel();
+    let init = ns.init().and_then(|pid| {
+        let tree = kernel.tree.read();
+        let entry = tree.get(pid)?;
+        entry.threads.values().next().cloned()
+    });
+    if let Some(init) = init {
+        begin_group_exit(&init, signal);
+    }
+    // The caller is in it.
+    begin_group_exit(task, libc::SIGKILL);
     Ok(0)
 }
 
