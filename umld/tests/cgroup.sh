@@ -31,3 +31,9 @@ cat a/b/cgroup.procs
 grep -v ' 0$' a/memory.events
 grep -c . a/memory.events.local
 dmesg | grep -c 'Memory cgroup out of memory: Killed process .* (tail)'
+# Beyond memory.high a program is slowed down, and nobody is killed.
+echo 0 >a/b/memory.oom.group
+mkdir c
+echo 16M >c/memory.high
+sh -c 'echo $$ >c/cgroup.procs; head -c 24M /dev/zero | tail -c 24M | wc -c'
+awk '$2 > 0 { print $1 }' c/memory.events

@@ -7,6 +7,8 @@
 //! Lock order: the hierarchy's lock is taken before the process tree.
 
 pub mod bandwidth;
+pub mod io;
+pub mod weight;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -23,13 +25,17 @@ use crate::task::{Process, RunState, Task, WaitKind, usage};
 use bandwidth::{Bandwidth, GroupCpu};
 
 /// Controllers by name, with their bits; the order of `cgroup.controllers`.
-pub const CONTROLLERS: [(&str, u32); 3] = [("cpu", CPU), ("memory", MEMORY), ("pids", PIDS)];
+pub const CONTROLLERS: [(&str, u32); 4] =
+    [("cpu", CPU), ("io", IO), ("memory", MEMORY), ("pids", PIDS)];
 /// Accounting and limits of memory ([`crate::memory::limit`]).
 pub const MEMORY: u32 = 1 << 0;
 /// Limit on the number of tasks.
 pub const PIDS: u32 = 1 << 1;
 /// Limits of CPU time ([`bandwidth`]).
 pub const CPU: u32 = 1 << 2;
+
+/// Accounts of block devices ([`io`]).
+pub const IO: u32 = 1 << 3;
 
 /// No limit.
 const UNLIMITED: i64 = i64::MAX;
@@ -75,6 +81,8 @@ pub struct Cgroup {
     pub pids: Pids,
     pub memory: GroupMemory,
     pub cpu: GroupCpu,
+    pub io: io::GroupIo,
+    pub weight: weight::GroupWeight,
     children: Mutex<BTreeMap<Vec<u8>, Arc<Cgroup>>>,
     /// Controllers enabled for the children (`cgroup.subtree_control`).
     subtree_control: AtomicU32,
@@ -111,6 +119,8 @@ impl Cgroup {
             },
             memory: GroupMemory::default(),
             cpu: GroupCpu::default(),
+            io: io::GroupIo::default(),
+            weight: weight::GroupWeight::default(),
             children: Mutex::new(Rank::LEAF, BTreeMap::new()),
             subtree_control: AtomicU32::new(0),
             freeze: AtomicBool::new(false),
@@ -294,6 +304,8 @@ fn difference(now: Usage, before: &Usage) -> Usage {
     Usage {
         user_ns: now.user_ns.saturating_sub(before.user_ns),
         system_ns: now.system_ns.saturating_sub(before.system_ns),
+        minflt: now.minflt.saturating_sub(before.minflt),
+        majflt: now.majflt.saturating_sub(before.majflt),
         ..Usage::default()
     }
 }
@@ -462,7 +474,10 @@ impl Cgroups {
                 let old = t.charge.lock().replace(new);
                 drop(old);
             }
-            let now = usage::of_process(task);
+            let mut now = usage::of_process(task);
+            if let Ok(mm) = task.mm() {
+                usage::add_host(&mut now, mm.space().host_pid());
+            }
             let spent = {
                 let mut m = process.cgroup.lock();
                 let spent = difference(now, &m.before);
@@ -533,6 +548,7 @@ impl Cgroups {
         group.removed.store(true, Ordering::SeqCst);
         let gone = parent.children.lock().remove(&group.name);
         drop(gone);
+        group.io.hand_over(&parent.io);
         Ok(())
     }
 
@@ -566,6 +582,20 @@ impl Cgroups {
                 if below { g.is_within(group) } else { Arc::ptr_eq(&g, group) }
             })
             .collect()
+    }
+
+    /// Page faults of the group and those below: all, and those that waited for a device.
+    pub fn faults(&self, kernel: &Kernel, group: &Arc<Cgroup>) -> (u64, u64) {
+        let mut u = *group.past.lock();
+        for t in self.members(kernel, group, true) {
+            let before = t.process.cgroup.lock().before;
+            let mut now = *t.process.dead_usage.lock();
+            if let Ok(mm) = t.mm() {
+                usage::add_host(&mut now, mm.space().host_pid());
+            }
+            u.add(&difference(now, &before));
+        }
+        (u.minflt + u.majflt, u.majflt)
     }
 
     /// CPU time of the group and those below.

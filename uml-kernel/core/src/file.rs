@@ -178,6 +178,11 @@ pub trait FileOps: Any + Send + Sync {
         false
     }
 
+    /// open(2) made the file for `task`; called once, for regular files, before anything else.
+    fn opened_by(&self, task: &Task) {
+        let _ = task;
+    }
+
     /// Called for every close(2) of a descriptor (not only the last).
     fn flush(&self, task: &Task) {
         let _ = task;

@@ -11,6 +11,7 @@
 //! of this module is held while caches or tasks are called.
 
 pub mod commit;
+pub(crate) mod high;
 pub mod limit;
 pub mod oom;
 mod watch;

@@ -228,7 +228,7 @@ pub struct TaskInit {
 impl Task {
     /// A task that is not yet in the tree and has no context.
     pub fn new(kernel: &Arc<Kernel>, init: TaskInit) -> Arc<Task> {
-        Arc::new(Task {
+        Arc::new_cyclic(|me| Task {
             tid: init.tid,
             process: init.process,
             kernel: Arc::downgrade(kernel),
@@ -238,7 +238,7 @@ impl Task {
             files: RwLock::new(Rank::LEAF, Some(init.files)),
             fs: RwLock::new(Rank::LEAF, init.fs),
             ns: RwLock::new(Rank::LEAF, kernel.namespaces.clone()),
-            sleeper: Sleeper::new(),
+            sleeper: Sleeper::new(me.clone()),
             kick: Mutex::new(Rank::LEAF, None),
             run_state: AtomicU8::new(RunState::Running as u8),
             wchan: Mutex::new(Rank::LEAF, ""),

@@ -1,12 +1,15 @@
 //! cgroup2 (cgroups(7), Documentation/admin-guide/cgroup-v2.rst): the files of [`uml_core::cgroup`].
 //!
-//! All mounts show one hierarchy. Owners and modes that chown(2) and chmod(2) set (delegation) are kept by group, not by
+//! All mounts show one hierarchy, those made in a namespace its part of it (cgroup_namespaces(7)). Owners and modes that chown(2) and chmod(2) set (delegation) are kept by group, not by
 //! inode.
 
 mod attrs;
 mod core_files;
 mod cpu;
 mod dir;
+mod file;
+mod io;
+mod members;
 mod memory;
 mod pids;
 
@@ -25,11 +28,12 @@ use attrs::Attrs;
 use dir::GroupDir;
 
 pub use dir::to_join;
+pub use file::DELEGATED;
 
 /// CGROUP2_SUPER_MAGIC.
 const MAGIC: u64 = 0x6367_7270;
-/// Mount options; they name behaviour that is always there or concerns controllers that are not.
-const OPTIONS: [&str; 6] = [
+/// Mount options; but for `nsdelegate` they name behaviour that is always there or concerns controllers that are not.
+pub const OPTIONS: [&str; 6] = [
     "nsdelegate",
     "favordynmods",
     "memory_localevents",
@@ -42,9 +46,15 @@ const OPTIONS: [&str; 6] = [
 pub struct Control {
     kernel: Weak<Kernel>,
     attrs: Attrs,
+    options: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Control {
+    /// Namespaces are borders of delegation (mount option `nsdelegate`).
+    fn delegates_namespaces(&self) -> bool {
+        self.options.lock().contains(&"nsdelegate")
+    }
+
     /// The machine; `ENODEV` when it is gone.
     fn kernel(&self) -> Result<Arc<Kernel>> {
         self.kernel.upgrade().ok_or(ENODEV)
@@ -81,8 +91,11 @@ impl Cgroup2Fs {
     /// The instance of `kernel`.
     pub fn instance(&self, kernel: &Arc<Kernel>) -> Arc<SynthFs> {
         let make = || {
-            let control =
-                Arc::new(Control { kernel: Arc::downgrade(kernel), attrs: Attrs::default() });
+            let control = Arc::new(Control {
+                kernel: Arc::downgrade(kernel),
+                attrs: Attrs::default(),
+                options: self.options.clone(),
+            });
             let root = Subject { control, group: kernel.cgroups.root().clone() };
             let (shown, changed) = (self.options.clone(), self.options.clone());
             let fs = SynthFs::with_options(
@@ -114,8 +127,12 @@ impl FsType for Cgroup2Fs {
 
     fn mount(&self, task: &Task, _: &[u8], _: u64, data: &[u8]) -> Result<Arc<dyn SuperBlock>> {
         let options = parse_options(data)?;
-        let fs = self.instance(&task.kernel());
-        *self.options.lock() = options;
+        let kernel = task.kernel();
+        let fs = self.instance(&kernel);
+        // They are the whole machine's: from within a namespace they are ignored.
+        if Arc::ptr_eq(&task.ns().cgroup.root, kernel.cgroups.root()) {
+            *self.options.lock() = options;
+        }
         Ok(fs)
     }
 }

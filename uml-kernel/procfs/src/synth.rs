@@ -16,7 +16,7 @@ mod text;
 mod watched;
 
 pub use dir::{Directory, Entry};
-pub use file::{Show, Store, StoreAs, TextBody, TextFile, TextFn, WRITE_MAX, WholeFile};
+pub use file::{Show, Store, TextBody, TextFile, TextFn, WRITE_MAX, WholeFile};
 pub use node::{Access, Body, Link, Node, Regular, Spec};
 pub use rows::{Part, Row, Rows};
 pub use superblock::{SynthFs, child_ino};

@@ -73,7 +73,7 @@ fn groups_are_made_filled_and_removed() {
 fn controllers_are_handed_down() {
     let (k, ns, init) = machine();
     process(&k, &ns, 51, 1, Cred::root());
-    assert_eq!(read(&init, "/cgroup.controllers").unwrap(), "cpu memory pids\n");
+    assert_eq!(read(&init, "/cgroup.controllers").unwrap(), "cpu io memory pids\n");
     mkdir(&init, "/a").unwrap();
     assert_eq!(read(&init, "/a/cgroup.controllers").unwrap(), "\n");
     assert_eq!(read(&init, "/a/pids.max"), Err(ENOENT));
@@ -82,8 +82,8 @@ fn controllers_are_handed_down() {
     assert_eq!(read(&init, "/cgroup.subtree_control").unwrap(), "memory pids\n");
     assert_eq!(read(&init, "/a/pids.max").unwrap(), "max\n");
     assert_eq!(read(&init, "/a/memory.current").unwrap(), "0\n");
-    assert_eq!(read(&init, "/a/memory.high"), Err(ENOENT));
-    assert_eq!(write(&init, "/cgroup.subtree_control", "+io"), Err(EINVAL));
+    assert_eq!(read(&init, "/a/io.stat"), Err(ENOENT));
+    assert_eq!(write(&init, "/cgroup.subtree_control", "+cpuset"), Err(EINVAL));
     assert_eq!(write(&init, "/cgroup.subtree_control", "pids"), Err(EINVAL));
     // A group has processes or hands out controllers, not both.
     mkdir(&init, "/a/b").unwrap();
@@ -186,7 +186,7 @@ fn depth_and_number_are_limited() {
 fn files_have_the_names_of_the_host() {
     let (_k, _ns, init) = machine();
     mkdir(&init, "/a").unwrap();
-    write(&init, "/cgroup.subtree_control", "+pids +memory").unwrap();
+    write(&init, "/cgroup.subtree_control", "+pids +memory +io").unwrap();
     // The interface of cgroup-v2.rst; the host may not have one mounted.
     let known = [
         "cgroup.controllers",
@@ -201,14 +201,22 @@ fn files_have_the_names_of_the_host() {
         "cgroup.threads",
         "cgroup.type",
         "cpu.stat",
+        "io.stat",
         "memory.current",
         "memory.events",
         "memory.events.local",
+        "memory.high",
+        "memory.low",
         "memory.max",
+        "memory.min",
         "memory.oom.group",
         "memory.peak",
+        "memory.reclaim",
         "memory.stat",
         "memory.swap.current",
+        "memory.swap.events",
+        "memory.swap.high",
+        "memory.swap.max",
         "pids.current",
         "pids.events",
         "pids.max",
@@ -247,4 +255,64 @@ fn memory_limits_are_sizes_or_max() {
     let none = "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n";
     assert_eq!(read(&init, "/a/memory.events").unwrap(), none);
     assert_eq!(read(&init, "/a/memory.events.local").unwrap(), none);
+}
+
+#[test]
+fn promises_and_limits_of_memory_are_kept_apart() {
+    let (_k, _ns, init) = machine();
+    mkdir(&init, "/a").unwrap();
+    write(&init, "/cgroup.subtree_control", "+memory").unwrap();
+    let initial = [
+        ("high", "max"),
+        ("low", "0"),
+        ("max", "max"),
+        ("min", "0"),
+        ("swap.high", "max"),
+        ("swap.max", "max"),
+    ];
+    for (n, (file, value)) in initial.iter().enumerate() {
+        let path = format!("/a/memory.{file}");
+        assert_eq!(read(&init, &path).unwrap(), format!("{value}\n"), "{file}");
+        assert!(write(&init, &path, &format!("{}M", n + 1)).is_ok(), "{file}");
+    }
+    for (n, (file, _)) in initial.iter().enumerate() {
+        let bytes = (n + 1) << 20;
+        assert_eq!(read(&init, &format!("/a/memory.{file}")).unwrap(), format!("{bytes}\n"));
+    }
+    assert_eq!(read(&init, "/a/memory.swap.events").unwrap(), "high 0\nmax 0\nfail 0\n");
+    // Nothing can be taken back.
+    assert_eq!(write(&init, "/a/memory.reclaim", "4096"), Err(EAGAIN));
+    assert_eq!(write(&init, "/a/memory.reclaim", "much"), Err(EINVAL));
+    // With the controller its settings go.
+    write(&init, "/cgroup.subtree_control", "-memory").unwrap();
+    assert_eq!(read(&init, "/a/memory.high"), Err(ENOENT));
+    write(&init, "/cgroup.subtree_control", "+memory").unwrap();
+    for (file, value) in initial {
+        assert_eq!(read(&init, &format!("/a/memory.{file}")).unwrap(), format!("{value}\n"));
+    }
+}
+
+/// Who opens a file in a namespace does with it what that namespace may, wherever it is written to (CVE-2021-4197).
+#[test]
+fn namespaces_are_borders_of_delegation() {
+    let (k, ns, init) = machine();
+    let inside = process(&k, &ns, 60, 1, Cred::root());
+    for dir in ["/in", "/in/below", "/out"] {
+        mkdir(&init, dir).unwrap();
+    }
+    assert_eq!(write(&init, "/in/cgroup.procs", "60"), Ok(2));
+    let unshare = libc::CLONE_NEWCGROUP as u64;
+    uml_core::ns::change::unshare(&inside, unshare).unwrap();
+    // Its root is the namespace's, whose limits are for those outside to set.
+    assert_eq!(write(&inside, "/in/cgroup.max.depth", "3"), Err(EPERM));
+    assert_eq!(write(&inside, "/in/below/cgroup.max.depth", "3"), Ok(1));
+    assert_eq!(write(&init, "/in/cgroup.max.depth", "4"), Ok(1));
+    assert_eq!(write(&inside, "/in/below/cgroup.procs", "60"), Ok(2));
+    assert_eq!(write(&inside, "/in/cgroup.procs", "60"), Ok(2));
+    // Neither the way out is open nor the way in.
+    assert_eq!(write(&inside, "/out/cgroup.procs", "60"), Err(ENOENT));
+    let own = open_file(&inside, "/out/cgroup.procs", libc::O_WRONLY).unwrap();
+    let text = &mut uml_core::io::BufSource::new(b"60");
+    assert_eq!(own.write(&init, text), Err(ENOENT));
+    assert_eq!(write(&init, "/out/cgroup.procs", "60"), Ok(2));
 }

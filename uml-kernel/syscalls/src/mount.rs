@@ -97,7 +97,7 @@ fn mount(
     let no_devices = may_mount_type(task, &*fs_type)?;
     let sb = fs_type.mount(task, &source, flags, &data)?;
     let name = if source.is_empty() { &b"none"[..] } else { &source };
-    let m = kernel.vfs.new_mount(sb.clone(), name, mount_flags(flags));
+    let m = kernel.vfs.new_mount_for(task, sb.clone(), name, mount_flags(flags))?;
     m.instance.forbid_devices(no_devices);
     m.instance.own(&ns.owner());
     // The same superblock twice in one place is a mistake (mount(2) EBUSY).

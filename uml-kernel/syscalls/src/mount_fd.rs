@@ -379,7 +379,7 @@ fn fsmount(cx: &mut Ctx<'_>, fd: i32, flags: u32, attr: u64) -> Result<u64> {
     let source = if source.is_empty() { b"none".to_vec() } else { source };
     let flags_all = mnt_flags | if ro { MNT_RDONLY } else { 0 };
     let no_devices = crate::mount::may_mount_type(task, &*ctx.kind)?;
-    let m = task.kernel().vfs.new_mount(sb, &source, flags_all);
+    let m = task.kernel().vfs.new_mount_for(task, sb, &source, flags_all)?;
     m.instance.forbid_devices(no_devices);
     m.instance.own(&task.fs().mounts().owner());
     place_fd(task, m.root_path(), flags & 1 != 0)

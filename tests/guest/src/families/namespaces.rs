@@ -5,7 +5,7 @@ use crate::{c, cases, sc};
 
 cases! {
     user_maps_itself, user_bad_maps, map_opener, unshare_errors, nested_pids, uts_root: root, mounts_root: root, pids_root: root,
-    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root, last_pid_root: root, unix_table_root: root, proc_subset_root: root, remount_root: root, tmpfs_mode_root: root, ptrace_info_root: root, pts_of_user_namespace_root: root,
+    exec_by_thread, init_dies_root: root, join_root: root, ipc_root: root, abstract_names_root: root, ids_root: root, init_signals_root: root, last_pid_root: root, unix_table_root: root, proc_subset_root: root, remount_root: root, tmpfs_mode_root: root, read_only_tmpfs_root: root, cgroup_view_root: root, locked_flags_root: root, reboot_root: root, ptrace_info_root: root, pts_of_user_namespace_root: root,
 }
 
 fn unshare(flags: i32) -> R {
@@ -568,5 +568,154 @@ fn tmpfs_mode_root() {
         let line = text.lines().rfind(|l| l.contains(" /mnt ")).unwrap();
         let shown = line.split([' ', ',']).find(|o| o.starts_with("mode=")).unwrap_or("none");
         say("shown", shown);
+    }
+}
+
+/// A filesystem that is mounted read-only says so, in both places, and is.
+fn read_only_tmpfs_root() {
+    say("unshare", unshare(libc::CLONE_NEWNS));
+    let none = std::ptr::null();
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    c!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, private, none.cast()));
+    std::fs::create_dir("ro").unwrap();
+    let mount = |flags: u64| {
+        let place = c"ro".as_ptr();
+        c!(libc::mount(c"t".as_ptr(), place, c"tmpfs".as_ptr(), flags, c"size=64k".as_ptr().cast()))
+    };
+    let shown = || {
+        let line = |file: &str, end: &str| {
+            let t = std::fs::read_to_string(file).unwrap_or_default();
+            t.lines().rfind(|l| l.contains(end)).unwrap_or_default().to_string()
+        };
+        let (m, i) =
+            (line("/proc/self/mounts", "/ro tmpfs "), line("/proc/self/mountinfo", "/ro r"));
+        let options = m.split(' ').nth(3).unwrap_or_default().split(',').next().unwrap_or("");
+        say("mounts", options);
+        say("mountinfo", i.split(' ').nth(5).unwrap_or_default().split(',').next().unwrap_or(""));
+        let of_fs = i.split(" - ").nth(1).and_then(|e| e.split(' ').nth(2)).unwrap_or_default();
+        say("filesystem", of_fs.split(',').next().unwrap_or_default());
+    };
+    say("mount", mount(libc::MS_RDONLY));
+    shown();
+    say("write", std::fs::write("ro/f", "x").is_ok());
+    say("writable", mount(libc::MS_REMOUNT));
+    shown();
+    say("write", std::fs::write("ro/f", "x").is_ok());
+    say("read-only", mount(libc::MS_REMOUNT | libc::MS_RDONLY));
+    shown();
+    say("write", std::fs::write("ro/f", "x").is_ok());
+    say("this mount only", mount(libc::MS_REMOUNT));
+    say("bound", mount(libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY));
+    shown();
+}
+
+/// A mount of control groups in a namespace shows the namespace's part, and so do the tables.
+fn cgroup_view_root() {
+    let group = super::clone::own_cgroup("view");
+    let below = format!("{group}/below");
+    say("mkdir", std::fs::create_dir(&below).is_ok());
+    let pid = child(|| {
+        say("in", put(&format!("{group}/cgroup.procs"), "0"));
+        say("unshare", unshare(libc::CLONE_NEWCGROUP));
+        std::fs::create_dir("view").unwrap();
+        let (fs, none) = (c"cgroup2".as_ptr(), std::ptr::null());
+        say("mount", c!(libc::mount(c"none".as_ptr(), c"view".as_ptr(), fs, 0, none)));
+        let text = |f: &str| std::fs::read_to_string(f).unwrap_or_default();
+        let own = text("/proc/self/cgroup");
+        say("own", own.lines().find(|l| l.starts_with("0::")).unwrap_or(""));
+        let info = text("/proc/self/mountinfo");
+        let root_of = |place: &str| {
+            let line =
+                info.lines().rfind(|l| l.split(' ').nth(4).is_some_and(|p| p.ends_with(place)));
+            line.and_then(|l| l.split(' ').nth(3)).unwrap_or("").to_string()
+        };
+        say("root of the view", root_of("/view"));
+        say("root of the other", root_of("/cg"));
+        say("below", std::fs::metadata("view/below").is_ok());
+        say("type", std::fs::metadata("view/cgroup.type").is_ok());
+        say("member", text("view/cgroup.procs").trim() == getpid().to_string());
+        say("make", std::fs::create_dir("view/made").is_ok());
+        say("seen outside", std::fs::metadata(format!("{group}/made")).is_ok());
+        say("remove", std::fs::remove_dir("view/made").is_ok());
+        say("unmount", c!(libc::umount(c"view".as_ptr())));
+        0
+    });
+    say("ended", reap(pid));
+    for dir in [&below, &group] {
+        say("rmdir", c!(libc::rmdir(cstr(dir).as_ptr())));
+    }
+}
+
+/// Flags of mounts that came from a more privileged namespace stay, those of access times among them; copies can go away.
+fn locked_flags_root() {
+    let none: *const i8 = std::ptr::null();
+    let place = |p: &'static std::ffi::CStr, source: &'static std::ffi::CStr, flags: u64| {
+        c!(libc::mount(source.as_ptr(), p.as_ptr(), c"tmpfs".as_ptr(), flags, none.cast()))
+    };
+    say("unshare", unshare(libc::CLONE_NEWNS));
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    c!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, private, none.cast()));
+    for dir in ["from", "copy"] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    say("mount", place(c"from", c"t", libc::MS_NOATIME | libc::MS_NOSUID));
+    let again = libc::MS_REMOUNT | libc::MS_BIND;
+    let pid = child(|| {
+        say("user namespace", unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS));
+        for (name, flags) in [
+            ("as it is", libc::MS_NOATIME | libc::MS_NOSUID),
+            ("no word", libc::MS_NOSUID),
+            ("relatime", libc::MS_RELATIME | libc::MS_NOSUID),
+            ("strictatime", libc::MS_STRICTATIME | libc::MS_NOSUID),
+            ("nodiratime", libc::MS_NOATIME | libc::MS_NODIRATIME | libc::MS_NOSUID),
+            ("suid", libc::MS_NOATIME),
+            ("more", libc::MS_NOATIME | libc::MS_NOSUID | libc::MS_NODEV),
+        ] {
+            say(name, place(c"from", c"none", again | flags));
+        }
+        say("unmount", c!(libc::umount(c"from".as_ptr())));
+        say("bind", place(c"copy", c"from", libc::MS_BIND));
+        say("copy: relatime", place(c"copy", c"none", again | libc::MS_RELATIME | libc::MS_NOSUID));
+        say("copy: suid", place(c"copy", c"none", again | libc::MS_NOATIME));
+        say("copy: unmount", c!(libc::umount(c"copy".as_ptr())));
+        0
+    });
+    say("ended", reap(pid));
+    say("still free here", place(c"from", c"none", again | libc::MS_RELATIME));
+}
+
+/// reboot(2) in a pid namespace ends its init and no more; the wait status tells which command it was.
+fn reboot_root() {
+    for (name, cmd) in [
+        ("restart", libc::LINUX_REBOOT_CMD_RESTART),
+        ("halt", libc::LINUX_REBOOT_CMD_HALT),
+        ("power off", libc::LINUX_REBOOT_CMD_POWER_OFF),
+        ("ctrl-alt-del", libc::LINUX_REBOOT_CMD_CAD_OFF),
+    ] {
+        let pid = child(move || {
+            if !unshare(libc::CLONE_NEWPID).is_ok() {
+                return 99;
+            }
+            // The init; another process of the namespace asks.
+            let init = child(move || {
+                let asks = child(move || {
+                    // Never in the machine's own namespace.
+                    if getpid() != 2 {
+                        return 98;
+                    }
+                    let r = sc!(libc::SYS_reboot, 0xfee1_dead_u32, 672_274_793, 1, 0);
+                    say("unknown command", r);
+                    let r = sc!(libc::SYS_reboot, 0xfee1_dead_u32, 1, cmd, 0);
+                    say("wrong magic", r);
+                    say(name, sc!(libc::SYS_reboot, 0xfee1_dead_u32, 672_274_793, cmd, 0));
+                    7
+                });
+                say("asker", reap(asks));
+                5
+            });
+            say("init", reap(init));
+            0
+        });
+        say("ended", reap(pid));
     }
 }

@@ -14,8 +14,9 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue, clock};
 
-use super::{Cgroup, difference};
+use super::{Cgroup, difference, weight};
 use crate::kernel::Kernel;
+use crate::memory::high;
 use crate::task::{Process, RunState, Task, WaitKind, usage};
 
 /// Default length of a period.
@@ -171,6 +172,11 @@ impl GroupCpu {
         self.state.lock().max
     }
 
+    /// The group has used up what it may in this period.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.throttled.load(Ordering::SeqCst)
+    }
+
     /// What was counted; a group that is held now counts up to now.
     pub fn stat(&self) -> Stat {
         let s = self.state.lock();
@@ -185,7 +191,7 @@ impl GroupCpu {
 /// A process's part in this.
 #[derive(Default)]
 pub struct ProcessCpu {
-    /// Its group or one above has a limit.
+    /// Its group or one above has a limit, or competes by weight.
     limited: AtomicBool,
     /// Its tasks may have to rest: they look before they go back to guest code.
     pub(crate) check: AtomicBool,
@@ -201,22 +207,28 @@ impl ProcessCpu {
 impl Process {
     fn is_throttled(&self) -> bool {
         let m = self.cgroup.lock();
-        m.group.as_ref().is_some_and(|g| g.chain().any(|g| g.cpu.throttled.load(Ordering::SeqCst)))
+        m.group.as_ref().is_some_and(|g| g.chain().any(rests))
     }
 
     /// The process is in `group` now.
     pub(super) fn follow_limits(&self, group: &Cgroup) {
-        let any = |f: fn(&GroupCpu) -> &AtomicBool| {
-            group.chain().any(|g| f(&g.cpu).load(Ordering::SeqCst))
+        let limited = |g: &Cgroup| {
+            [&g.cpu.limited, &g.weight.contest].iter().any(|f| f.load(Ordering::SeqCst))
         };
-        self.cpu.limited.store(any(|c| &c.limited), Ordering::SeqCst);
-        self.cpu.check.store(any(|c| &c.throttled), Ordering::SeqCst);
+        self.cpu.limited.store(group.chain().any(limited), Ordering::SeqCst);
+        self.cpu.check.store(group.chain().any(rests), Ordering::SeqCst);
     }
+}
+
+/// The tasks of the group and those below have to rest.
+fn rests(group: &Cgroup) -> bool {
+    group.cpu.is_throttled() || group.weight.yields.load(Ordering::SeqCst)
 }
 
 /// Looks after all limited groups of the machine.
 pub struct Bandwidth {
     groups: Mutex<Vec<Weak<Cgroup>>>,
+    pub(super) contests: weight::Contests,
     thread: Mutex<Option<Thread>>,
     /// The thread sleeps until somebody runs.
     parked: AtomicBool,
@@ -228,6 +240,7 @@ impl Default for Bandwidth {
     fn default() -> Self {
         Bandwidth {
             groups: Mutex::new(Rank::LEAF, Vec::new()),
+            contests: weight::Contests::default(),
             thread: Mutex::new(Rank::LEAF, None),
             parked: AtomicBool::new(false),
             released: WaitQueue::shared(),
@@ -261,14 +274,12 @@ pub fn set_max(kernel: &Arc<Kernel>, group: &Arc<Cgroup>, max: Max) -> Result<()
             list.push(Arc::downgrade(group));
         }
     }
-    for t in kernel.cgroups.members(kernel, group, true) {
-        t.process.follow_limits(&kernel.cgroups.of(&t.process));
-    }
-    bandwidth.look_now();
+    bandwidth.follow_again(kernel, group);
     Ok(())
 }
 
-fn total(u: crate::task::process::Usage) -> u64 {
+/// CPU time in ns.
+pub(super) fn total(u: crate::task::process::Usage) -> u64 {
     u.user_ns + u.system_ns
 }
 
@@ -289,7 +300,7 @@ impl Bandwidth {
 
     /// A process changed its group.
     pub(super) fn moved(&self, process: &Process) {
-        self.released.wake_all(Events::ALL);
+        self.release();
         self.runs(process);
     }
 
@@ -301,7 +312,20 @@ impl Bandwidth {
         }
     }
 
-    fn start(&self, kernel: &Arc<Kernel>) -> Result<()> {
+    /// Limits of `group` changed.
+    pub(super) fn follow_again(&self, kernel: &Kernel, group: &Arc<Cgroup>) {
+        for t in kernel.cgroups.members(kernel, group, true) {
+            t.process.follow_limits(&kernel.cgroups.of(&t.process));
+        }
+        self.look_now();
+    }
+
+    /// Those who rest look whether they still must.
+    pub(super) fn release(&self) {
+        self.released.wake_all(Events::ALL);
+    }
+
+    pub(super) fn start(&self, kernel: &Arc<Kernel>) -> Result<()> {
         let mut thread = self.thread.lock();
         if thread.is_none() {
             let kernel = Arc::downgrade(kernel);
@@ -372,7 +396,7 @@ impl Bandwidth {
             let d = cpu.state.lock().look(clock::now(), s.used, s.running, kernel.ncpus);
             if d.release {
                 cpu.throttled.store(false, Ordering::SeqCst);
-                self.released.wake_all(Events::ALL);
+                self.release();
             }
             if d.hold {
                 cpu.throttled.store(true, Ordering::SeqCst);
@@ -380,12 +404,13 @@ impl Bandwidth {
             }
             next = [next, d.next].into_iter().flatten().min();
         }
-        next
+        let shares = weight::look(kernel, &self.contests);
+        [next, shares].into_iter().flatten().min()
     }
 }
 
 /// Gets the tasks of a group out of guest code. Those that sleep in the kernel find out when they go back.
-fn hold(kernel: &Kernel, group: &Arc<Cgroup>) {
+pub(super) fn hold(kernel: &Kernel, group: &Arc<Cgroup>) {
     for t in kernel.cgroups.members(kernel, group, true) {
         t.process.cpu.check.store(true, Ordering::SeqCst);
         for thread in crate::signal::threads_of(kernel, &t.process) {
@@ -394,16 +419,17 @@ fn hold(kernel: &Kernel, group: &Arc<Cgroup>) {
     }
 }
 
-/// Sleeps while a group of the task has used up its CPU time.
+/// Sleeps while a group of the task has used up its CPU time, or has more memory than it should.
 pub(crate) fn rest_while_throttled(task: &Task) {
     let process = &task.process;
+    high::rest(task);
     let queue = &task.kernel().cgroups.bandwidth.released;
     let over = || (!process.is_throttled()).then_some(());
     // A task that is killed leaves at once.
     let _ = task.wait(queue, Events::ALL, WaitKind::Throttled, None, "throttle_cfs_rq", over);
     process.cpu.check.store(false, Ordering::SeqCst);
     // The group may have been held again in between.
-    if process.is_throttled() {
+    if process.is_throttled() || high::is_resting(task) {
         process.cpu.check.store(true, Ordering::SeqCst);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! What counts is the anonymous memory of a group's processes, which only their end gives back. The page cache is
 //! shared by all groups and gives way by itself. As with `mem=` a limit is watched, not charged: a group can exceed it
-//! until the next sample.
+//! until the next sample. Beyond `memory.high` processes that grow are slowed down ([`super::high`]). There is no swap, so
+//! nothing takes memory from a group, and what `memory.min` and `memory.low` promise is kept.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,15 +28,43 @@ pub enum Event {
     OomKill,
     /// The group was killed as a whole.
     OomGroupKill,
+    /// A sample found more than `memory.high`, and processes were slowed down.
+    High,
 }
 
 /// How many kinds of events there are.
-const EVENTS: usize = 4;
+const EVENTS: usize = 5;
+
+/// Settings of a group, in bytes; `u64::MAX` for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    Max,
+    High,
+    Low,
+    Min,
+    SwapMax,
+    SwapHigh,
+}
+
+impl Setting {
+    /// What it is in a new group.
+    fn initial(self) -> u64 {
+        if matches!(self, Setting::Low | Setting::Min) { 0 } else { u64::MAX }
+    }
+
+    const ALL: [Setting; 6] = [
+        Setting::Max,
+        Setting::High,
+        Setting::Low,
+        Setting::Min,
+        Setting::SwapMax,
+        Setting::SwapHigh,
+    ];
+}
 
 /// The memory controller's state of one group.
 pub struct GroupMemory {
-    /// Bytes; `u64::MAX` for no limit.
-    max: AtomicU64,
+    settings: [AtomicU64; Setting::ALL.len()],
     /// The most that was seen in use.
     peak: AtomicU64,
     oom_group: AtomicBool,
@@ -49,7 +78,7 @@ pub struct GroupMemory {
 impl Default for GroupMemory {
     fn default() -> Self {
         GroupMemory {
-            max: AtomicU64::new(u64::MAX),
+            settings: Setting::ALL.map(|s| AtomicU64::new(s.initial())),
             peak: AtomicU64::new(0),
             oom_group: AtomicBool::new(false),
             own: Default::default(),
@@ -60,9 +89,20 @@ impl Default for GroupMemory {
 }
 
 impl GroupMemory {
+    /// A setting in bytes; `None` for no limit.
+    pub fn get(&self, setting: Setting) -> Option<u64> {
+        let bytes = self.settings[setting as usize].load(Ordering::Relaxed);
+        Some(bytes).filter(|b| *b != u64::MAX)
+    }
+
     /// `memory.max` in bytes; `None` for no limit.
     pub fn max(&self) -> Option<u64> {
-        Some(self.max.load(Ordering::Relaxed)).filter(|m| *m != u64::MAX)
+        self.get(Setting::Max)
+    }
+
+    /// The lower of `memory.max` and `memory.high`: where something happens first.
+    fn first(&self) -> Option<u64> {
+        [self.get(Setting::Max), self.get(Setting::High)].into_iter().flatten().min()
     }
 
     /// The most bytes that a sample or a reader ever found in use. Only groups with a limit are sampled.
@@ -105,7 +145,7 @@ impl Limited {
     /// All of them; those that lost their limit or were removed are forgotten.
     pub(super) fn groups(&self) -> Vec<Arc<Cgroup>> {
         let mut list = self.0.lock();
-        list.retain(|g| g.upgrade().is_some_and(|g| !g.is_removed() && g.memory.max().is_some()));
+        list.retain(|g| g.upgrade().is_some_and(|g| !g.is_removed() && g.memory.first().is_some()));
         list.iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -117,14 +157,25 @@ impl Limited {
     }
 }
 
-/// Changes `memory.max` to `bytes`, rounded down to whole pages. More than that may be in use: the group is looked at now.
-pub fn set_max(kernel: &Kernel, group: &Arc<Cgroup>, bytes: Option<u64>) {
-    let max = bytes.filter(|b| *b != u64::MAX).map_or(u64::MAX, |b| b & !(uml_mm::PAGE - 1));
-    group.memory.max.store(max, Ordering::Relaxed);
-    if max != u64::MAX {
+/// Changes a setting to `bytes`, rounded down to whole pages. More than a limit may be in use: the group is looked at now.
+pub fn set(kernel: &Kernel, group: &Arc<Cgroup>, setting: Setting, bytes: Option<u64>) {
+    let value = bytes.filter(|b| *b != u64::MAX).map_or(u64::MAX, |b| b & !(uml_mm::PAGE - 1));
+    group.memory.settings[setting as usize].store(value, Ordering::Relaxed);
+    if !matches!(setting, Setting::Max | Setting::High) {
+        return;
+    }
+    if value != u64::MAX {
         kernel.memory.limited.add(group);
     }
     super::watch::reconsider();
+}
+
+/// The controller was taken from the group: its limits go.
+pub fn reset(kernel: &Kernel, group: &Arc<Cgroup>) {
+    for setting in Setting::ALL {
+        set(kernel, group, setting, Some(setting.initial()));
+    }
+    group.memory.set_oom_group(false);
 }
 
 /// Bytes in use by the group and those below, pages that forks share counted once. The host walks page tables for this.
@@ -143,7 +194,7 @@ pub(super) fn members(kernel: &Kernel, group: &Arc<Cgroup>) -> Vec<(Arc<Task>, A
 
 /// The lowest limit of `groups`: while programs cannot touch as much as that, none of them needs to be watched.
 pub(super) fn lowest(groups: &[Arc<Cgroup>]) -> u64 {
-    groups.iter().filter_map(|g| g.memory.max()).min().unwrap_or(u64::MAX)
+    groups.iter().filter_map(|g| g.memory.first()).min().unwrap_or(u64::MAX)
 }
 
 /// Looks at `groups` and acts on what it finds. The least that any of them has left, in bytes.
@@ -152,6 +203,7 @@ pub(super) fn check(kernel: &Arc<Kernel>, groups: &[Arc<Cgroup>]) -> u64 {
         return u64::MAX;
     }
     let mut used = vec![0_u64; groups.len()];
+    let mut grown = Vec::new();
     for (task, mm) in spaces(kernel) {
         let own = kernel.cgroups.of(&task.process);
         let mut bytes = None;
@@ -160,17 +212,28 @@ pub(super) fn check(kernel: &Arc<Kernel>, groups: &[Arc<Cgroup>]) -> u64 {
                 used[n] += *bytes.get_or_insert_with(|| anonymous(&mm));
             }
         }
+        if bytes.is_some_and(|b| task.process.memory.grew_to(b)) {
+            grown.push((task, own));
+        }
     }
     let left = groups.iter().zip(used).filter_map(|(g, used)| {
-        let max = g.memory.max()?;
+        let first = g.memory.first()?;
         // Pages that forks share were counted more than once.
-        let used = if used > max { current(kernel, g) } else { used };
-        if used > max {
+        let used = if used > first { current(kernel, g) } else { used };
+        if g.memory.max().is_some_and(|max| used > max) {
             super::oom::out_of_group(kernel, g);
         } else {
             g.memory.peak.fetch_max(used, Ordering::Relaxed);
         }
-        Some(max.saturating_sub(used))
+        if let Some(high) = g.memory.get(Setting::High).filter(|high| used > *high) {
+            let of = grown.iter().filter(|(_, own)| own.is_within(g)).map(|(task, _)| task);
+            if super::high::slow_down(kernel, of, used, high) {
+                tell(kernel, g, Event::High);
+            }
+            // The next limit above is the one to watch for.
+            return Some(g.memory.max()?.saturating_sub(used));
+        }
+        Some(first.saturating_sub(used))
     });
     left.min().unwrap_or(u64::MAX)
 }

@@ -155,6 +155,7 @@ pub struct Process {
     /// Control group.
     pub(crate) cgroup: Mutex<crate::cgroup::Membership>,
     pub(crate) cpu: crate::cgroup::bandwidth::ProcessCpu,
+    pub(crate) memory: crate::memory::high::ProcessMemory,
     /// I/O of exited threads.
     pub dead_io: IoCount,
     /// /proc/<pid>/loginuid and sessionid; `u32::MAX` until a login sets them.
@@ -220,6 +221,7 @@ impl Process {
             child_usage: Mutex::new(Rank::LEAF, Usage::default()),
             cgroup: Mutex::new(Rank::LEAF, Default::default()),
             cpu: Default::default(),
+            memory: Default::default(),
             dead_io: IoCount::default(),
             loginuid: AtomicU32::new(u32::MAX),
             sessionid: AtomicU32::new(u32::MAX),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -38,6 +38,7 @@ pub struct Sleeper {
     bed: StdMutex<Bed>,
     woken: AtomicBool,
     habit: Habit,
+    task: Weak<Task>,
 }
 
 /// The host thread that sleeps for the task.
@@ -111,9 +112,15 @@ thread_local! {
     static SERVED: RefCell<Option<Arc<Sleeper>>> = const { RefCell::new(None) };
 }
 
+/// The task whose kernel code the calling thread runs, or ran last.
+pub(crate) fn served_task() -> Option<Arc<Task>> {
+    SERVED.with_borrow(|s| s.as_ref().and_then(|s| s.task.upgrade()))
+}
+
 impl Sleeper {
-    pub(crate) fn new() -> Arc<Sleeper> {
+    pub(crate) fn new(task: Weak<Task>) -> Arc<Sleeper> {
         Arc::new(Sleeper {
+            task,
             bed: StdMutex::default(),
             woken: AtomicBool::new(false),
             habit: Habit {

@@ -217,6 +217,17 @@ pub trait SuperBlock: Any + Send + Sync {
     fn read_only(&self) -> bool {
         false
     }
+    /// Names from the root down to what a new mount of `task` shows: `None` for the whole, which is so but for
+    /// cgroup_namespaces(7).
+    fn shown_to(&self, task: &Task) -> Option<Vec<Vec<u8>>> {
+        let _ = task;
+        None
+    }
+    /// The directory `root` as field 4 of mountinfo shows it to `reader`, where that is not its path.
+    fn root_name(&self, reader: &Task, root: &dyn Inode) -> Option<Vec<u8>> {
+        let _ = (reader, root);
+        None
+    }
     /// File handles; `None` makes name_to_handle_at(2) `EOPNOTSUPP`.
     fn export(&self) -> Option<&dyn super::handle::Export> {
         None

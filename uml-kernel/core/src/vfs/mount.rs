@@ -14,6 +14,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, Rank, RwLock, WaitQueue};
 
 use crate::ns::UserNs;
+use crate::task::Task;
 use crate::vfs::{Dentry, Dev, Inode, Metadata, SuperBlock, Vfs};
 
 /// Per-mount flags, with the bits of mount(2).
@@ -120,9 +121,11 @@ pub struct Mount {
     pub(crate) children: RwLock<HashMap<usize, Arc<Mount>>>,
     /// Marked by umount2(2) MNT_EXPIRE.
     pub(crate) expired: AtomicBool,
-    /// Came from a more privileged mount namespace: it stays where it is, and its flags are not lifted
-    /// (mount_namespaces(7), "Restrictions on mount namespaces").
+    /// Came from a more privileged mount namespace: it stays where it is (mount_namespaces(7), "Restrictions on mount
+    /// namespaces").
     pub(crate) locked: AtomicBool,
+    /// It, or what it is a copy of, came from there: its flags are not lifted, and those of access times stay.
+    pub(crate) flags_locked: AtomicBool,
 }
 
 /// A mount and its copy.
@@ -152,6 +155,7 @@ impl Mount {
             children: RwLock::new(Rank::LEAF, HashMap::new()),
             expired: AtomicBool::new(false),
             locked: AtomicBool::new(false),
+            flags_locked: AtomicBool::new(false),
         })
     }
 
@@ -168,8 +172,10 @@ impl Mount {
     /// Checks a change of flags against what a more privileged namespace set: `EPERM`.
     pub fn may_set_flags(&self, new: u64) -> Result<()> {
         let kept = MNT_RDONLY | MNT_NOSUID | MNT_NODEV | MNT_NOEXEC;
-        let locked = self.locked.load(Ordering::Relaxed);
-        if locked && self.flags() & kept & !new != 0 { Err(EPERM) } else { Ok(()) }
+        let fixed = MNT_NOATIME | MNT_NODIRATIME | MNT_RELATIME;
+        let old = self.flags();
+        let lifts = old & kept & !new != 0 || (old ^ new) & fixed != 0;
+        if lifts && self.flags_locked.load(Ordering::Relaxed) { Err(EPERM) } else { Ok(()) }
     }
 
     /// True when nothing may be written through it, by its own flag or the superblock's.
@@ -454,6 +460,25 @@ impl Vfs {
         m
     }
 
+    /// As [`Vfs::new_mount`], of what `task` may see of `sb`. `ENOENT` when that was removed.
+    pub fn new_mount_for(
+        &self,
+        task: &Task,
+        sb: Arc<dyn SuperBlock>,
+        source: &[u8],
+        flags: u64,
+    ) -> Result<Arc<Mount>> {
+        let Some(names) = sb.shown_to(task) else { return Ok(self.new_mount(sb, source, flags)) };
+        let instance = self.instance(sb);
+        let mut root = instance.root.clone();
+        for name in &names {
+            root = self.dcache.lookup(&root, name)?.ok_or(ENOENT)?;
+        }
+        let m = Mount::detached(self.next_mount_id(), instance, root, source, flags);
+        self.remember_mount(&m);
+        Ok(m)
+    }
+
     /// A copy of `m` that shows `root`, with the same flags and propagation (bind mounts, namespaces).
     pub(crate) fn clone_mount(&self, m: &Arc<Mount>, root: &Arc<Dentry>) -> Arc<Mount> {
         let id = self.next_mount_id();
@@ -462,6 +487,7 @@ impl Vfs {
         p.unbindable = false;
         c.link.write().propagation = p;
         c.locked.store(m.locked.load(Ordering::Relaxed), Ordering::Relaxed);
+        c.flags_locked.store(m.flags_locked.load(Ordering::Relaxed), Ordering::Relaxed);
         self.remember_mount(&c);
         c
     }

@@ -11,7 +11,7 @@ use uml_abi::errno::*;
 use crate::kernel::Kernel;
 use crate::ns::UserNs;
 use crate::task::{FsContext, Task};
-use crate::vfs::mount::{MNT_NOATIME, MNT_RELATIME, MOUNT_MAX, Mount, MountNs, Path, Propagation};
+use crate::vfs::mount::{MOUNT_MAX, Mount, MountNs, Path, Propagation};
 use crate::vfs::{SuperBlock, Vfs};
 
 /// Propagation types of mount(2).
@@ -168,9 +168,7 @@ impl Vfs {
         }
         let copy = self.clone_tree(from, recursive, false).0;
         // The copy itself may go away again; its flags stay as far as the original's were locked.
-        if from.mnt.flags() & !(MNT_RELATIME | MNT_NOATIME) == 0 {
-            copy.locked.store(false, Ordering::Relaxed);
-        }
+        copy.locked.store(false, Ordering::Relaxed);
         Ok(copy)
     }
 
@@ -360,6 +358,7 @@ impl Vfs {
                 let master = if p.group != 0 { p.group } else { p.master };
                 new.link.write().propagation = Propagation { group: 0, master, ..p };
                 new.locked.store(true, Ordering::Relaxed);
+                new.flags_locked.store(true, Ordering::Relaxed);
             }
         }
         let copy = MountNs::owned(crate::ns::next_id(), top, owner.clone());

@@ -220,7 +220,9 @@ fn finish(task: &Task, place: Path, how: &OpenHow, created: bool) -> Result<Arc<
             if how.has(libc::O_TRUNC) && !created {
                 attr::set_size(task, &place, 0)?;
             }
-            inode.open(how.flags)?.into()
+            let ops = inode.open(how.flags)?;
+            ops.opened_by(task);
+            ops.into()
         }
         libc::S_IFDIR => {
             let inner = match inode.open(how.flags) {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank, pr_err, pr_info, storage};
+use uml_core::cgroup::{self, io::IoKind};
 use uml_core::kernel::Kernel;
 use uml_core::registry::{BlockDevice, BlockStats};
 use uml_core::vfs::Dev;
@@ -175,7 +176,21 @@ impl Disk {
         let request = self.requests.begin(kind, number);
         let done = self.outside(f);
         request.end(if done.is_ok() { bytes } else { 0 });
+        if done.is_ok() {
+            self.account(kind, bytes);
+        }
         done
+    }
+
+    /// A request was done for the calling task's control group; flushes are no group's.
+    fn account(&self, kind: Kind, bytes: u64) {
+        let kind = match kind {
+            Kind::Read => IoKind::Read,
+            Kind::Write => IoKind::Write,
+            Kind::Discard => IoKind::Discard,
+            Kind::Flush => return,
+        };
+        cgroup::io::count(Dev::new(MAJOR, self.spec.unit as u32 * MINORS), kind, bytes);
     }
 
     fn outside<T>(&self, f: impl FnOnce() -> io::Result<T>) -> Result<T> {
@@ -248,6 +263,7 @@ impl Disk {
             Ok(()) => {
                 storage::read(buf.len() as u64);
                 request.end(buf.len() as u64);
+                self.account(Kind::Read, buf.len() as u64);
                 Ok(())
             }
             // Asked again, waiting, it is a request.

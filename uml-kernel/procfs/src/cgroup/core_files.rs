@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::{CONTROLLERS, CPU, bandwidth};
-use uml_core::file::{FileOps, Io};
+use uml_core::cgroup::{CONTROLLERS, CPU, MEMORY, bandwidth, weight};
+use uml_core::file::FileOps;
+use uml_core::memory::limit;
 use uml_core::task::Task;
 
-use super::Subject;
 use super::dir::watched;
+use super::{Subject, members};
 use crate::synth::{Regular, Row, Seen, Spec, Text, TextFile, WatchedText, words};
 
 /// Files of every group.
@@ -21,10 +22,10 @@ pub static ROWS: &[Row<Subject>] = &[
     }),
     Row::setting("cgroup.max.depth", 0o644, show_depth, store_depth),
     Row::setting("cgroup.max.descendants", 0o644, show_descendants, store_descendants),
-    Row::opened("cgroup.procs", 0o644, show_procs, store_procs),
+    Row::text("cgroup.procs", 0o644, members::show_procs),
     Row::text("cgroup.stat", 0o444, show_stat),
     Row::setting("cgroup.subtree_control", 0o644, show_control, store_control),
-    Row::setting("cgroup.threads", 0o644, show_threads, |_, _, _| Err(EOPNOTSUPP)),
+    Row::text("cgroup.threads", 0o644, members::show_threads),
 ];
 
 /// Files of groups below the root.
@@ -63,10 +64,14 @@ fn store_control(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
     }
     let kernel = s.control.kernel()?;
     kernel.cgroups.control(&s.group, enable, disable)?;
-    if disable & CPU != 0 {
-        // Limits go with the controller.
-        for g in s.group.children() {
+    // Limits go with the controller.
+    for g in s.group.children() {
+        if disable & CPU != 0 {
             bandwidth::set_max(&kernel, &g, bandwidth::Max::default())?;
+            weight::set(&kernel, &g, weight::DEFAULT)?;
+        }
+        if disable & MEMORY != 0 {
+            limit::reset(&kernel, &g);
         }
     }
     Ok(())
@@ -115,54 +120,6 @@ fn show_descendants(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
 fn store_descendants(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
     s.group.max_descendants.store(parse_limit(data)?.unwrap_or(-1), Ordering::Relaxed);
     Ok(())
-}
-
-fn show_procs(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
-    let kernel = s.control.kernel()?;
-    for t in kernel.cgroups.members(&kernel, &s.group, false) {
-        // 0 where the reader does not see the process.
-        writeln!(out, "{}", reader.show_pid(t.process.pid));
-    }
-    Ok(())
-}
-
-fn show_threads(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
-    let kernel = s.control.kernel()?;
-    let mut tids: Vec<i32> = Vec::new();
-    for t in kernel.cgroups.members(&kernel, &s.group, false) {
-        let tree = kernel.tree.read();
-        if let Some(e) = tree.get(t.process.pid) {
-            tids.extend(e.threads.keys());
-        }
-    }
-    tids.sort_unstable();
-    for t in tids {
-        writeln!(out, "{}", reader.show_pid(t));
-    }
-    Ok(())
-}
-
-/// Moves the process with the given pid (0: the writer's own) here. Who opened the file must be allowed to write
-/// `cgroup.procs` of the nearest common ancestor too: a delegate cannot pull processes in from
-/// outside ("Delegation Containment"), nor have somebody with more rights do it who writes to a descriptor he was given.
-fn store_procs(s: &Subject, io: &Io<'_>, data: &[u8]) -> Result<()> {
-    let writer = io.task;
-    let w = words(data)?;
-    let [word] = w[..] else { return Err(EINVAL) };
-    let pid: i32 = word.parse().map_err(|_| EINVAL)?;
-    if pid < 0 {
-        return Err(EINVAL);
-    }
-    let kernel = s.control.kernel()?;
-    let pid = if pid == 0 { writer.process.pid } else { writer.kernel_pid(pid)? };
-    let task = {
-        let tree = kernel.tree.read();
-        tree.task(pid).or_else(|| tree.leader(pid)).ok_or(ESRCH)?
-    };
-    let from = kernel.cgroups.of(&task.process);
-    let common = s.group.chain().find(|g| from.is_within(g)).ok_or(ENOENT)?;
-    s.control.attrs.may_write(common, "cgroup.procs", io.opener)?;
-    kernel.cgroups.migrate(&kernel, &task, &s.group)
 }
 
 fn show_stat(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {

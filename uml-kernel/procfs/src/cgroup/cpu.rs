@@ -1,21 +1,48 @@
-//! The cpu controller (Documentation/admin-guide/cgroup-v2.rst, "CPU"): `cpu.stat`, which every group has, and
-//! `cpu.max`. Weights, idle groups and bursts have no files, because the host schedules and nothing would act on them.
+//! The cpu controller (Documentation/admin-guide/cgroup-v2.rst, "CPU"): `cpu.stat`, which every group has, `cpu.max`
+//! and weights. Idle groups and bursts have no files, because the host schedules and nothing would act on them.
 
 use std::time::Duration;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::CPU;
 use uml_core::cgroup::bandwidth::{self, Max};
+use uml_core::cgroup::{CPU, weight};
 use uml_core::task::Task;
 
 use super::Subject;
-use crate::synth::{Row, Text, parse_u64, words};
+use crate::synth::{Row, Text, parse_i64, parse_u64, words};
 
 pub static ROWS: &[Row<Subject>] = &[Row::text("cpu.stat", 0o444, show)];
 
 /// Files of groups that have the controller.
-pub static LIMITS: &[Row<Subject>] = &[Row::setting("cpu.max", 0o644, show_max, store_max)];
+pub static LIMITS: &[Row<Subject>] = &[
+    Row::setting("cpu.max", 0o644, show_max, store_max),
+    Row::setting("cpu.weight", 0o644, show_weight, store_weight),
+    Row::setting("cpu.weight.nice", 0o644, show_nice, store_nice),
+];
+
+fn show_weight(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    writeln!(out, "{}", s.group.weight.get());
+    Ok(())
+}
+
+fn store_weight(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let [word] = w[..] else { return Err(EINVAL) };
+    weight::set(&s.control.kernel()?, &s.group, parse_u64(word)?)
+}
+
+fn show_nice(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    writeln!(out, "{}", weight::nice(s.group.weight.get()));
+    Ok(())
+}
+
+fn store_nice(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let [word] = w[..] else { return Err(EINVAL) };
+    let weight = weight::of_nice(parse_i64(word)?).ok_or(ERANGE)?;
+    weight::set(&s.control.kernel()?, &s.group, weight)
+}
 
 fn show(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
     let kernel = s.control.kernel()?;

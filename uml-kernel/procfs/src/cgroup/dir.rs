@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::{CPU, Cgroup, MEMORY, PIDS};
+use uml_core::cgroup::{CPU, Cgroup, IO, MEMORY, PIDS};
 use uml_core::file::File;
 use uml_core::task::Task;
 use uml_core::vfs::NewNode;
 
 use super::attrs::FileAccess;
-use super::{Subject, core_files, cpu, memory, pids};
-use crate::synth::{Body, Directory, Entry, Node, Part, Row, Rows, Spec};
+use super::file::OpenedIn;
+use super::{Subject, core_files, cpu, file, io, members, memory, pids};
+use crate::synth::{Body, Directory, Entry, Node, Part, Row, Spec};
 
 /// A group: interface files and the groups below.
 pub struct GroupDir(Subject);
@@ -28,6 +29,12 @@ impl GroupDir {
     fn tables(&self) -> Vec<&'static [Row<Subject>]> {
         let g = &self.0.group;
         let mut v = vec![core_files::ROWS, cpu::ROWS];
+        if g.parent.is_none() || g.controllers() & MEMORY != 0 {
+            v.push(memory::EVERY);
+        }
+        if g.parent.is_none() || g.controllers() & IO != 0 {
+            v.push(io::ROWS);
+        }
         if g.parent.is_some() {
             v.push(core_files::BELOW_ROOT);
             if g.controllers() & CPU != 0 {
@@ -62,11 +69,20 @@ impl Directory for GroupDir {
         if s.group.is_removed() {
             return Some(Err(ENOENT));
         }
-        let may = |g: &Cgroup| s.control.attrs.may_write(g, "cgroup.procs", &task.cred());
+        let cred = task.cred();
+        let opened = OpenedIn::default();
+        opened.set(task);
         let from = task.kernel().cgroups.of(&task.process);
-        let common = s.group.chain().find(|g| from.is_within(g));
-        let allowed = may(&s.group).and_then(|()| common.map_or(Err(ENOENT), may));
+        let allowed = s
+            .control
+            .attrs
+            .may_write(&s.group, "cgroup.procs", &cred)
+            .and_then(|()| members::may_enter(s, &from, &cred, opened.border(s)));
         Some(allowed.map(|()| s.group.clone()))
+    }
+
+    fn cgroup(&self) -> Option<&Arc<Cgroup>> {
+        Some(&self.0.group)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Spec> {
@@ -74,9 +90,8 @@ impl Directory for GroupDir {
             return Err(ENOENT);
         }
         if let Some(row) = self.row(name) {
-            let table = Rows::new(std::slice::from_ref(row), self.0.clone());
-            let mode = row.mode & 0o7777;
-            return Ok(table.lookup(name)?.access(FileAccess::new(&self.0, row.name, mode)));
+            let access = FileAccess::new(&self.0, row.name, row.mode & 0o7777);
+            return Ok(file::spec(&self.0, row).access(access));
         }
         let group = self.0.group.child(name).ok_or(ENOENT)?;
         Ok(GroupDir::spec(Subject { group, ..self.0.clone() }))

@@ -1,13 +1,13 @@
 //! The memory controller (Documentation/admin-guide/cgroup-v2.rst, "Memory").
 //!
-//! The limit and `memory.current` are of anonymous memory ([`uml_core::memory::limit`]); the other rows of `memory.stat` are
-//! what the host keeps resident for the group's processes. `memory.high`, `memory.low` and `memory.min` have no files, because
-//! nothing would act on them; nor has swap, of which there is none.
+//! Limits and `memory.current` are of anonymous memory ([`uml_core::memory::limit`]); the other rows of `memory.stat` are
+//! what the host keeps resident for the group's processes. The page cache is no group's. There is no swap: its files show that,
+//! and their limits are kept by themselves.
 
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::file::FileOps;
-use uml_core::memory::limit::{self, Event};
+use uml_core::memory::limit::{self, Event, Setting};
 use uml_core::task::Task;
 use uml_host::procinfo::Fields;
 
@@ -16,26 +16,51 @@ use super::core_files::show_limit;
 use super::dir::watched;
 use crate::synth::{Regular, Row, Seen, Spec, Text, TextFile, WatchedText, parse_u64, words};
 
+/// A limit or a promise in bytes.
+macro_rules! setting {
+    ($name:literal, $setting:ident) => {
+        Row::setting(
+            $name,
+            0o644,
+            |s, _, out| show_limit(s.group.memory.get(Setting::$setting), out),
+            |s, _, data| store(s, Setting::$setting, data),
+        )
+    };
+}
+
+/// Files of every group, the root among them.
+pub static EVERY: &[Row<Subject>] =
+    &[Row::command("memory.reclaim", 0o200, reclaim), Row::text("memory.stat", 0o444, show_stat)];
+
+/// Files of groups that have the controller.
 pub static ROWS: &[Row<Subject>] = &[
     Row::text("memory.current", 0o444, show_current),
     watched("memory.events", |s| Spec::file(0, EventsFile { of: s.clone(), below: true })),
     watched("memory.events.local", |s| Spec::file(0, EventsFile { of: s.clone(), below: false })),
-    Row::setting("memory.max", 0o644, show_max, store_max),
+    setting!("memory.high", High),
+    setting!("memory.low", Low),
+    setting!("memory.max", Max),
+    setting!("memory.min", Min),
     Row::setting("memory.oom.group", 0o644, show_oom_group, store_oom_group),
     Row::text("memory.peak", 0o444, |s, _, out| {
         writeln!(out, "{}", s.group.memory.peak());
         Ok(())
     }),
-    Row::text("memory.stat", 0o444, show_stat),
     Row::text("memory.swap.current", 0o444, |s, _, out| {
-        writeln!(out, "{}", bytes(&sums(s)?, "VmSwap"));
+        writeln!(out, "{}", resident(s)?.get("Swap").map_or(0, |kb| kb << 10));
         Ok(())
     }),
+    // Nothing is ever to be swapped, so nothing fails.
+    Row::text("memory.swap.events", 0o444, |_, _, out| {
+        writeln!(out, "high 0\nmax 0\nfail 0");
+        Ok(())
+    }),
+    setting!("memory.swap.high", SwapHigh),
+    setting!("memory.swap.max", SwapMax),
 ];
 
-/// Sums over the processes of the group and below, in kB. Processes that share an address space (vfork(2)) count
-/// once.
-fn sums(s: &Subject) -> Result<Fields> {
+/// Sums over the address spaces of the group and below, in kB; pages that several share count in parts.
+fn resident(s: &Subject) -> Result<Fields> {
     let kernel = s.control.kernel()?;
     let mut pids: Vec<i32> = kernel
         .cgroups
@@ -47,15 +72,12 @@ fn sums(s: &Subject) -> Result<Fields> {
     pids.dedup();
     let mut out = Fields::new();
     for pid in pids {
-        for (k, v) in uml_host::procinfo::status(pid) {
+        let tables = uml_host::procinfo::status(pid).remove_entry("VmPTE");
+        for (k, v) in uml_host::procinfo::smaps_rollup(pid).into_iter().chain(tables) {
             *out.entry(k).or_default() += v;
         }
     }
     Ok(out)
-}
-
-fn bytes(f: &Fields, name: &str) -> u64 {
-    f.get(name).copied().unwrap_or(0) << 10
 }
 
 fn show_current(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
@@ -63,16 +85,24 @@ fn show_current(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
     Ok(())
 }
 
-fn show_max(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    show_limit(s.group.memory.max(), out)
-}
-
-fn store_max(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+fn store(s: &Subject, setting: Setting, data: &[u8]) -> Result<()> {
     let w = words(data)?;
     let [word] = w[..] else { return Err(EINVAL) };
-    let max = if word == "max" { None } else { Some(parse_size(word)?) };
-    limit::set_max(&*s.control.kernel()?, &s.group, max);
+    let bytes = if word == "max" { None } else { Some(parse_size(word)?) };
+    limit::set(&*s.control.kernel()?, &s.group, setting, bytes);
     Ok(())
+}
+
+/// `EAGAIN` when less than that was given back: only the page cache can be, and it is the whole machine's.
+fn reclaim(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+    let w = words(data)?;
+    let [word] = w[..] else { return Err(EINVAL) };
+    let wanted = parse_size(word)? & !(uml_mm::PAGE - 1);
+    let freed = match s.group.parent {
+        None if wanted != 0 => s.control.kernel()?.memory.shrink(wanted),
+        _ => 0,
+    };
+    if freed < wanted { Err(EAGAIN) } else { Ok(()) }
 }
 
 /// Bytes with an optional suffix from K to E; what does not fit is as much as there can be.
@@ -116,8 +146,9 @@ impl Regular for EventsFile {
         let (group, counted, below) = (self.of.group.clone(), self.of.group.clone(), self.below);
         let text = TextFile::new(move |_, out| {
             let count = |event| group.memory.count(event, below);
-            // Without memory.low and memory.high nothing is counted for them.
-            writeln!(out, "low 0\nhigh 0\nmax {}\noom {}", count(Event::Max), count(Event::Oom));
+            // Nothing is taken from a group, so never what memory.low protects.
+            writeln!(out, "low 0\nhigh {}", count(Event::High));
+            writeln!(out, "max {}\noom {}", count(Event::Max), count(Event::Oom));
             writeln!(out, "oom_kill {}", count(Event::OomKill));
             writeln!(out, "oom_group_kill {}", count(Event::OomGroupKill));
             Ok(())
@@ -129,13 +160,26 @@ impl Regular for EventsFile {
 }
 
 fn show_stat(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    let f = sums(s)?;
+    let kernel = s.control.kernel()?;
+    let f = resident(s)?;
+    let bytes = |name: &str| f.get(name).map_or(0, |kb| kb << 10);
+    let (anon, file, shmem) = match s.group.parent {
+        // Mapped files of the group that have no other home than memory.
+        Some(_) => (bytes("Pss_Anon"), bytes("Pss_Shmem"), bytes("Pss_Shmem")),
+        None => {
+            let m = kernel.memory_info();
+            (m.anon, m.cached.cached, m.cached.shmem)
+        }
+    };
+    let (faults, major) = kernel.cgroups.faults(&kernel, &s.group);
     let lines = [
-        ("anon", bytes(&f, "RssAnon")),
-        ("file", bytes(&f, "RssShmem")),
-        ("pagetables", bytes(&f, "VmPTE")),
-        ("shmem", bytes(&f, "RssShmem")),
-        ("file_mapped", bytes(&f, "RssFile")),
+        ("anon", anon),
+        ("file", file),
+        ("pagetables", bytes("VmPTE")),
+        ("shmem", shmem),
+        ("file_mapped", bytes("Pss_File") + bytes("Pss_Shmem")),
+        ("pgfault", faults),
+        ("pgmajfault", major),
     ];
     for (name, v) in lines {
         writeln!(out, "{name} {v}");

@@ -60,6 +60,11 @@ pub trait Directory: Send + Sync {
         None
     }
 
+    /// The control group that the directory is.
+    fn cgroup(&self) -> Option<&Arc<Cgroup>> {
+        None
+    }
+
     /// mkdir(2); a lookup of the name follows.
     fn mkdir(&self, name: &[u8], node: &NewNode) -> Result<()> {
         let _ = (name, node);

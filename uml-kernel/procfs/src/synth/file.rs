@@ -20,27 +20,18 @@ pub type Show<S> = fn(&S, &Task, &mut Text) -> Result<()>;
 /// Takes what was written.
 pub type Store<S> = fn(&S, &Task, &[u8]) -> Result<()>;
 
-/// Takes what was written, where it matters who opened the file.
-pub type StoreAs<S> = fn(&S, &Io<'_>, &[u8]) -> Result<()>;
-
 /// A file whose text is made by functions over a subject.
 pub struct TextBody<S> {
     subject: S,
     show: Option<Show<S>>,
     store: Option<Store<S>>,
-    store_as: Option<StoreAs<S>>,
     size: u64,
 }
 
 impl<S: Clone + Send + Sync + 'static> TextBody<S> {
     /// A file that can be read when there is a `show` and written when there is a `store`.
     pub fn new(subject: S, show: Option<Show<S>>, store: Option<Store<S>>) -> TextBody<S> {
-        TextBody { subject, show, store, store_as: None, size: 0 }
-    }
-
-    /// A file whose `store` looks at its opener.
-    pub fn opened(subject: S, show: Show<S>, store: StoreAs<S>) -> TextBody<S> {
-        TextBody { subject, show: Some(show), store: None, store_as: Some(store), size: 0 }
+        TextBody { subject, show, store, size: 0 }
     }
 
     /// With a `st_size`.
@@ -60,10 +51,6 @@ impl<S: Clone + Send + Sync + 'static> Regular for TextBody<S> {
         if let Some(store) = self.store {
             let s = self.subject.clone();
             f = f.writable(move |task, data| store(&s, task, data));
-        }
-        if let Some(store) = self.store_as {
-            let s = self.subject.clone();
-            f.store = Some(Arc::new(move |io: &Io<'_>, data: &[u8]| store(&s, io, data)));
         }
         Ok(Box::new(f))
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank};
+use uml_core::cgroup::Cgroup;
 use uml_core::file::{DirEmit, FileOps};
 use uml_core::task::{Cred, Task};
 use uml_core::vfs::{
@@ -195,6 +196,14 @@ impl Node {
     /// What it does.
     pub fn body(&self) -> &Body {
         &self.body
+    }
+
+    /// The control group whose directory it is.
+    pub fn cgroup(&self) -> Option<&Arc<Cgroup>> {
+        match &self.body {
+            Body::Dir(d) => d.cgroup(),
+            _ => None,
+        }
     }
 
     fn this(&self) -> Arc<Node> {

@@ -6,7 +6,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::task::Task;
 
-use super::{Access, Directory, Entry, Show, Spec, StoreAs, Text, TextBody};
+use super::{Access, Directory, Entry, Spec, Text, TextBody};
 
 /// What a row makes of its subject.
 pub enum Part<S: 'static> {
@@ -17,8 +17,6 @@ pub enum Part<S: 'static> {
         show: fn(&S, &Task, &mut Text) -> Result<()>,
         store: fn(&S, &Task, &[u8]) -> Result<()>,
     },
-    /// Likewise, where it matters who opened the file.
-    Opened { show: Show<S>, store: StoreAs<S> },
     /// A file that can only be written.
     Command(fn(&S, &Task, &[u8]) -> Result<()>),
     /// Anything else; the mode of the row is applied to it.
@@ -51,11 +49,6 @@ impl<S> Row<S> {
         store: fn(&S, &Task, &[u8]) -> Result<()>,
     ) -> Row<S> {
         Row { name, mode: libc::S_IFREG | mode, part: Part::Setting { show, store } }
-    }
-
-    /// A text that can be written by who was allowed to open the file.
-    pub const fn opened(name: &'static str, mode: u32, show: Show<S>, store: StoreAs<S>) -> Row<S> {
-        Row { name, mode: libc::S_IFREG | mode, part: Part::Opened { show, store } }
     }
 
     /// A file that can only be written.
@@ -115,10 +108,6 @@ impl<S: Clone + Send + Sync + 'static> Directory for Rows<S> {
         let mut spec = match row.part {
             Part::Text(show) => text(Some(show), None),
             Part::Setting { show, store } => text(Some(show), Some(store)),
-            Part::Opened { show, store } => {
-                let body = TextBody::opened(self.subject.clone(), show, store);
-                Spec::file(0, body.sized(self.file_size))
-            }
             Part::Command(store) => text(None, Some(store)),
             Part::Node(make) => make(&self.subject),
         };

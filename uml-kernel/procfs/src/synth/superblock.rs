@@ -119,6 +119,19 @@ impl SuperBlock for SynthFs {
         self.show.as_ref().map_or_else(String::new, |f| f())
     }
 
+    fn shown_to(&self, task: &Task) -> Option<Vec<Vec<u8>>> {
+        let root = self.root_node();
+        root.cgroup()?;
+        let path = task.ns().cgroup.root.path();
+        let names = path.split(|b| *b == b'/').filter(|n| !n.is_empty());
+        Some(names.map(<[u8]>::to_vec).collect())
+    }
+
+    fn root_name(&self, reader: &Task, root: &dyn Inode) -> Option<Vec<u8>> {
+        let group = root.as_any().downcast_ref::<Node>()?.cgroup()?;
+        Some(group.path_from(&reader.ns().cgroup.root))
+    }
+
     fn remount(&self, _read_only: bool, data: &[u8]) -> Result<()> {
         match &self.remount {
             Some(f) => f(data),

@@ -3,6 +3,7 @@
 use uml_abi::Result;
 
 use super::{Computed, Item, Subject, empty};
+use crate::cgroup;
 use crate::synth::Spec;
 
 pub fn spec(sys: &Subject) -> Spec {
@@ -13,6 +14,7 @@ pub fn spec(sys: &Subject) -> Spec {
         let seqnum = move || -> Result<String> { Ok(s.kernel()?.devices.seqnum().to_string()) };
         Ok(vec![
             fixed("address_bits", "64"),
+            Item::dir("cgroup", control_groups),
             fixed("cpu_byteorder", "little"),
             fixed("fscaps", "1"),
             fixed("kexec_crash_loaded", "0"),
@@ -20,6 +22,16 @@ pub fn spec(sys: &Subject) -> Spec {
             Item::dir("mm", empty),
             fixed("profiling", "0"),
             Item::text("uevent_seqnum", seqnum),
+        ])
+    })
+}
+
+/// Files that delegates may write and mount options (cgroups(7), /sys/kernel/cgroup).
+fn control_groups() -> Spec {
+    Computed::spec(|| {
+        Ok(vec![
+            Item::text("delegate", || Ok(cgroup::DELEGATED.join("\n"))),
+            Item::text("features", || Ok(cgroup::OPTIONS.join("\n"))),
         ])
     })
 }

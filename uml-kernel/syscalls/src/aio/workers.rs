@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use uml_core::cgroup::io::on_behalf;
 use uml_core::task::Task;
 use uml_core::user::UserIo;
 
@@ -103,7 +104,7 @@ fn work() {
 impl Job {
     fn run(self) {
         let Job { task, context, request, object, data } = self;
-        let result = request.finish(&task, data);
+        let result = on_behalf(&task, || request.finish(&task, data));
         let event = request.event(object, result);
         context.complete_coming(event, request.notify.as_ref());
         // Files and memory are let go before anybody who waits for this goes on.

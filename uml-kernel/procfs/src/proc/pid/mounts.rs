@@ -15,7 +15,7 @@ use crate::synth::{Regular, Seen, Spec, Text, TextFile, WatchedText};
 /// What breaks a line or a field.
 const SPECIAL: &[u8] = b" \t\n#";
 
-type Line = fn(&Arc<Mount>, &[u8], &mut Text);
+type Line = fn(&Arc<Mount>, &[u8], &Task, &mut Text);
 
 struct Table {
     target: Target,
@@ -51,7 +51,7 @@ fn render(ns: &Arc<MountNs>, root: &Path, line: Line, reader: &Task, out: &mut T
     for m in ns.mounts() {
         let name = kernel.vfs.path_name(&m.root_path(), root);
         if name.reachable {
-            line(&m, &name.bytes, out);
+            line(&m, &name.bytes, reader, out);
         }
     }
     Ok(())
@@ -79,7 +79,7 @@ fn source(m: &Mount) -> &[u8] {
     if m.source.is_empty() { b"none" } else { &m.source }
 }
 
-fn mounts_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
+fn mounts_line(m: &Arc<Mount>, point: &[u8], _: &Task, out: &mut Text) {
     out.mangled(source(m), SPECIAL);
     out.raw(b" ");
     out.mangled(point, SPECIAL);
@@ -89,11 +89,8 @@ fn mounts_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
     out.raw(b" 0 0\n");
 }
 
-fn mountinfo_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
-    let parent = m.parent().map_or(m.id, |p| p.mnt.id);
-    let dev = m.sb.dev();
-    write!(out, "{} {parent} {}:{} ", m.id, dev.major, dev.minor);
-    // The part of the filesystem that is visible.
+/// The part of the filesystem that the mount shows, as a path.
+fn visible_part(m: &Mount, out: &mut Text) {
     let mut parts = Vec::new();
     let mut d = m.root.clone();
     while let (Some(up), name) = d.place() {
@@ -109,6 +106,16 @@ fn mountinfo_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
     }
     if m.root.is_deleted() {
         out.raw(b"//deleted");
+    }
+}
+
+fn mountinfo_line(m: &Arc<Mount>, point: &[u8], reader: &Task, out: &mut Text) {
+    let parent = m.parent().map_or(m.id, |p| p.mnt.id);
+    let dev = m.sb.dev();
+    write!(out, "{} {parent} {}:{} ", m.id, dev.major, dev.minor);
+    match m.sb.root_name(reader, &*m.root.inode) {
+        Some(name) => out.mangled(&name, SPECIAL),
+        None => visible_part(m, out),
     }
     out.raw(b" ");
     out.mangled(point, SPECIAL);
@@ -131,7 +138,7 @@ fn mountinfo_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
     out.raw(b"\n");
 }
 
-fn mountstats_line(m: &Arc<Mount>, point: &[u8], out: &mut Text) {
+fn mountstats_line(m: &Arc<Mount>, point: &[u8], _: &Task, out: &mut Text) {
     if m.source.is_empty() {
         out.raw(b"no device");
     } else {

@@ -1,0 +1,100 @@
+//! `cgroup.procs` and `cgroup.threads`: who is in a group, and moving there.
+
+use std::sync::Arc;
+
+use uml_abi::Result;
+use uml_abi::errno::*;
+use uml_core::cgroup::Cgroup;
+use uml_core::file::Io;
+use uml_core::ns::CgroupNs;
+use uml_core::task::{Cred, Task};
+
+use super::Subject;
+use crate::synth::{Text, words};
+
+pub fn show_procs(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
+    let kernel = s.control.kernel()?;
+    for t in kernel.cgroups.members(&kernel, &s.group, false) {
+        // 0 where the reader does not see the process.
+        writeln!(out, "{}", reader.show_pid(t.process.pid));
+    }
+    Ok(())
+}
+
+pub fn show_threads(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
+    let kernel = s.control.kernel()?;
+    let mut tids: Vec<i32> = Vec::new();
+    for t in kernel.cgroups.members(&kernel, &s.group, false) {
+        let tree = kernel.tree.read();
+        if let Some(e) = tree.get(t.process.pid) {
+            tids.extend(e.threads.keys());
+        }
+    }
+    tids.sort_unstable();
+    for t in tids {
+        writeln!(out, "{}", reader.show_pid(t));
+    }
+    Ok(())
+}
+
+/// What was written to the file `name` by `io.task`. `border` is the namespace that the file was opened in, where it keeps
+/// those inside.
+pub fn store(
+    name: &str,
+    s: &Subject,
+    io: &Io<'_>,
+    border: Option<&Arc<CgroupNs>>,
+    data: &[u8],
+) -> Result<()> {
+    match name {
+        "cgroup.procs" => store_procs(s, io, border, data),
+        // Threaded groups are not offered.
+        "cgroup.threads" => Err(EOPNOTSUPP),
+        _ => Err(EIO),
+    }
+}
+
+/// `ENOENT` unless `from` and `to` are both on this side of the border.
+fn within(border: Option<&Arc<CgroupNs>>, from: &Cgroup, to: &Cgroup) -> Result<()> {
+    let visible = |g: &Cgroup| border.is_none_or(|ns| g.is_within(&ns.root));
+    if visible(from) && visible(to) { Ok(()) } else { Err(ENOENT) }
+}
+
+/// The group of `s`, when a process of the group `from` may be moved there or started there by `cred`, who must be allowed to write
+/// `cgroup.procs` of the nearest common ancestor: a delegate cannot pull processes in from outside
+/// ("Delegation Containment").
+pub fn may_enter(
+    s: &Subject,
+    from: &Cgroup,
+    cred: &Cred,
+    border: Option<&Arc<CgroupNs>>,
+) -> Result<()> {
+    let common = s.group.chain().find(|g| from.is_within(g)).ok_or(ENOENT)?;
+    s.control.attrs.may_write(common, "cgroup.procs", cred)?;
+    within(border, from, &s.group)
+}
+
+/// Moves the process with the given pid (0: the writer's own) here, as who opened the file may: nobody with more rights does it
+/// by writing to a descriptor he was given.
+fn store_procs(
+    s: &Subject,
+    io: &Io<'_>,
+    border: Option<&Arc<CgroupNs>>,
+    data: &[u8],
+) -> Result<()> {
+    let writer = io.task;
+    let w = words(data)?;
+    let [word] = w[..] else { return Err(EINVAL) };
+    let pid: i32 = word.parse().map_err(|_| EINVAL)?;
+    if pid < 0 {
+        return Err(EINVAL);
+    }
+    let kernel = s.control.kernel()?;
+    let pid = if pid == 0 { writer.process.pid } else { writer.kernel_pid(pid)? };
+    let task = {
+        let tree = kernel.tree.read();
+        tree.task(pid).or_else(|| tree.leader(pid)).ok_or(ESRCH)?
+    };
+    may_enter(s, &kernel.cgroups.of(&task.process), io.opener, border)?;
+    kernel.cgroups.migrate(&kernel, &task, &s.group)
+}
