@@ -25,7 +25,7 @@ oom_kill 4
 oom_group_kill 1
 6
 2
-25165824
+20971520
 high
 ";
     assert_eq!(out, expected);

@@ -35,5 +35,5 @@ dmesg | grep -c 'Memory cgroup out of memory: Killed process .* (tail)'
 echo 0 >a/b/memory.oom.group
 mkdir c
 echo 16M >c/memory.high
-sh -c 'echo $$ >c/cgroup.procs; head -c 24M /dev/zero | tail -c 24M | wc -c'
+sh -c 'echo $$ >c/cgroup.procs; head -c 20M /dev/zero | tail -c 20M | wc -c'
 awk '$2 > 0 { print $1 }' c/memory.events

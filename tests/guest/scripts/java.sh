@@ -30,4 +30,4 @@ public class T {
 J
 javac -d . T.java && java -Xmx256m -cp . T; echo "status $?"
 for gc in Serial Parallel G1; do java -XX:+Use${gc}GC -Xmx128m -cp . T | md5sum; done
-java -Xint -Xmx128m -version 2>&1 | head -1 | cut -d' ' -f1; java -cp . T </dev/null >/dev/null & p=$!; kill -TERM $p; wait $p; echo "terminated $?"
+java -Xint -Xmx128m -version 2>&1 | head -1 | cut -d' ' -f1; java -cp . T </dev/null >/dev/null & p=$!; kill -TERM $p; wait $p 2>/dev/null; echo "terminated $?"

@@ -255,11 +255,18 @@ mod tests {
         let r = Receiver::bind(&path, Duration::from_secs(1)).expect("bind");
         let client = UnixDatagram::unbound().expect("socket");
         client.connect(&path).expect("connect");
-        let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+        // Other tests open and close theirs meanwhile: a pipe nobody else has.
+        let (pipe, _writer) = io::pipe().expect("pipe");
+        let link = |fd: &str| std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let own = link(&pipe.as_raw_fd().to_string()).expect("proc");
+        let open = || {
+            let all = std::fs::read_dir("/proc/self/fd").expect("proc").flatten();
+            all.filter(|e| link(&e.file_name().to_string_lossy()).is_ok_and(|l| l == own)).count()
+        };
         let before = open();
         let fd = client.as_raw_fd();
         let parts = [io::IoSlice::new(b"hello")];
-        let rights = [ControlMessage::ScmRights(&[0, 1, 2])];
+        let rights = [ControlMessage::ScmRights(&[pipe.as_raw_fd(); 3])];
         sendmsg::<()>(fd, &parts, &rights, MsgFlags::empty(), None).expect("send");
         client.send(b"world").expect("send");
         let mut inbox = Inbox::default();

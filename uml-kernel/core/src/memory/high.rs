@@ -2,7 +2,8 @@
 //! (Documentation/admin-guide/cgroup-v2.rst, "memory.high").
 //!
 //! There is no swap, and the page cache is not the group's: nothing can be taken back. So a process that a sample finds
-//! grown rests at the edge of guest code, the longer the further its group is beyond the bound. Nobody is killed.
+//! grown rests at the edge of guest code, the longer the more it grew and the further its group is beyond the bound. Nobody is
+//! killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,10 @@ use uml_base::{Events, Mutex, Rank, WaitQueue, clock};
 use crate::kernel::Kernel;
 use crate::task::{Task, WaitKind};
 
-/// The longest rest for one growth: of a group at twice its bound or beyond.
+/// The longest rest for one growth, and that for each [`STEP`] of a group at twice its bound or beyond.
 const LONGEST: Duration = Duration::from_secs(2);
+/// What a sample finds depends on when it looks, so rests go by how much that is.
+const STEP: u64 = 1 << 20;
 /// The shortest.
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -33,9 +36,9 @@ impl Default for ProcessMemory {
 }
 
 impl ProcessMemory {
-    /// A sample found `bytes`; true when that is more than the one before.
-    pub(super) fn grew_to(&self, bytes: u64) -> bool {
-        bytes > self.seen.swap(bytes, Ordering::Relaxed)
+    /// A sample found `bytes`: how many more than the one before.
+    pub(super) fn growth_to(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.seen.swap(bytes, Ordering::Relaxed))
     }
 
     fn until(&self) -> Option<Instant> {
@@ -47,24 +50,25 @@ impl ProcessMemory {
     }
 }
 
-/// How long to rest while the group uses `used` bytes of `high`.
-fn penalty(used: u64, high: u64) -> Duration {
+/// How long a process that grew by `more` bytes rests while its group uses `used` bytes of `high`.
+fn penalty(used: u64, high: u64, more: u64) -> Duration {
     let over = used.saturating_sub(high) as f64 / high.max(1) as f64;
-    LONGEST.mul_f64(over.min(1.0)).max(SHORTEST)
+    let rest = LONGEST.mul_f64(over.min(1.0)).mul_f64(more as f64 / STEP as f64);
+    rest.clamp(SHORTEST, LONGEST)
 }
 
-/// Has `tasks`, one of each process that grew, rest. True when there was one.
+/// Has `tasks`, one of each process that grew and by how many bytes, rest. True when there was one.
 pub(super) fn slow_down<'a>(
     kernel: &Kernel,
-    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    tasks: impl Iterator<Item = (&'a Arc<Task>, u64)>,
     used: u64,
     high: u64,
 ) -> bool {
-    let until = clock::now() + penalty(used, high);
+    let now = clock::now();
     let mut any = false;
-    for task in tasks {
+    for (task, more) in tasks {
         any = true;
-        *task.process.memory.rest.lock() = Some(until);
+        *task.process.memory.rest.lock() = Some(now + penalty(used, high, more));
         task.process.cpu.check.store(true, Ordering::SeqCst);
         for thread in crate::signal::threads_of(kernel, &task.process) {
             thread.kick_out();
@@ -93,16 +97,17 @@ mod tests {
     #[test]
     fn a_rest_grows_with_what_is_too_much() {
         let mib = 1 << 20;
-        assert_eq!(penalty(100 * mib + 1, 100 * mib), SHORTEST);
-        assert_eq!(penalty(110 * mib, 100 * mib), Duration::from_millis(200));
-        assert_eq!(penalty(900 * mib, 100 * mib), LONGEST);
-        assert_eq!(penalty(mib, 0), LONGEST);
+        assert_eq!(penalty(100 * mib + 1, 100 * mib, mib), SHORTEST);
+        assert_eq!(penalty(110 * mib, 100 * mib, mib), Duration::from_millis(200));
+        assert_eq!(penalty(110 * mib, 100 * mib, mib / 4), Duration::from_millis(50));
+        assert_eq!(penalty(900 * mib, 100 * mib, mib), LONGEST);
+        assert_eq!(penalty(900 * mib, 100 * mib, 50 * mib), LONGEST);
+        assert_eq!(penalty(mib, 0, 1), SHORTEST);
     }
 
     #[test]
     fn growth_is_more_than_the_last_sample() {
         let p = ProcessMemory::default();
-        let seen: Vec<bool> = [5, 5, 6, 4, 5].map(|b| p.grew_to(b)).to_vec();
-        assert_eq!(seen, [false, false, true, false, true]);
+        assert_eq!([5, 5, 6, 4, 7].map(|b| p.growth_to(b)), [0, 0, 1, 0, 3]);
     }
 }

@@ -212,8 +212,9 @@ pub(super) fn check(kernel: &Arc<Kernel>, groups: &[Arc<Cgroup>]) -> u64 {
                 used[n] += *bytes.get_or_insert_with(|| anonymous(&mm));
             }
         }
-        if bytes.is_some_and(|b| task.process.memory.grew_to(b)) {
-            grown.push((task, own));
+        let more = bytes.map_or(0, |b| task.process.memory.growth_to(b));
+        if more > 0 {
+            grown.push((task, own, more));
         }
     }
     let left = groups.iter().zip(used).filter_map(|(g, used)| {
@@ -226,8 +227,8 @@ pub(super) fn check(kernel: &Arc<Kernel>, groups: &[Arc<Cgroup>]) -> u64 {
             g.memory.peak.fetch_max(used, Ordering::Relaxed);
         }
         if let Some(high) = g.memory.get(Setting::High).filter(|high| used > *high) {
-            let of = grown.iter().filter(|(_, own)| own.is_within(g)).map(|(task, _)| task);
-            if super::high::slow_down(kernel, of, used, high) {
+            let of = grown.iter().filter(|(_, own, _)| own.is_within(g));
+            if super::high::slow_down(kernel, of.map(|(t, _, more)| (t, *more)), used, high) {
                 tell(kernel, g, Event::High);
             }
             // The next limit above is the one to watch for.
