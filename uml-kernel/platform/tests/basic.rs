@@ -357,10 +357,7 @@ fn kick_stops_running_code(b: Backend) {
     let k = Kernel::boot(b);
     let id = k.start(spin());
     let deadline = Instant::now() + Duration::from_secs(10);
-    while k.count.load(Ordering::SeqCst) == 0 {
-        assert!(Instant::now() < deadline);
-        std::thread::yield_now();
-    }
+    k.wait_count(deadline);
     let kick = k.kick_of(id).unwrap();
     assert!(kick.host_tid() > 0);
     for n in 1..=50 {
@@ -609,10 +606,7 @@ fn threads_that_leave_a_space_end(b: Backend) {
     *k.exec_text.lock().unwrap() = calls().to_vec();
     let id = k.start(spawner());
     let deadline = Instant::now() + Duration::from_secs(20);
-    while k.count.load(Ordering::SeqCst) == 0 {
-        assert!(Instant::now() < deadline && k.kick_of(id).is_some());
-        std::thread::yield_now();
-    }
+    k.wait_count(deadline);
     let kick = k.kick_of(id).unwrap();
     let threads = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", kick.host_tid())).unwrap();

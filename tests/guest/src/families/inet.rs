@@ -602,6 +602,14 @@ fn many_bytes() {
     say("child", reap(pid));
 }
 
+/// SIOCSIFFLAGS of `lo`: IFF_UP.
+fn loopback_up(fd: i32) -> R {
+    let mut r = [0u8; 40];
+    r[..2].copy_from_slice(b"lo");
+    r[16] = 1;
+    sc!(libc::SYS_ioctl, fd, 0x8914, &raw mut r)
+}
+
 /// Binds to 127.0.0.`host`.
 fn bind_to(fd: i32, host: u32, port: u16) -> R {
     let (mut a, n) = addr(false, port, false);
@@ -645,11 +653,7 @@ fn ports_of_connect() {
 /// second (tcp_tw_reuse).
 fn ports_of_connect_run_out() {
     say("namespace", c!(libc::unshare(libc::CLONE_NEWNET)));
-    let mut up = [0u8; 40];
-    up[..2].copy_from_slice(b"lo");
-    up[16] = 1;
-    let any = socket(false, DGRAM);
-    say("up", sc!(libc::SYS_ioctl, any, 0x8914, &raw mut up));
+    say("up", loopback_up(socket(false, DGRAM)));
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50003").expect("range");
     let listeners: Vec<_> = (0..3)
         .map(|i| {
@@ -718,13 +722,7 @@ fn try_v6_ioctls() {
     const ADDRT: i32 = 0x890b;
     const DELRT: i32 = 0x890c;
     let s = c!(libc::socket(libc::AF_INET6, DGRAM | libc::SOCK_CLOEXEC, 0)).fd();
-    let up = {
-        let mut r = [0u8; 40];
-        r[..2].copy_from_slice(b"lo");
-        r[16] = 1;
-        sc!(libc::SYS_ioctl, s, 0x8914, &raw mut r)
-    };
-    say("up", up);
+    say("up", loopback_up(s));
     let ip = |t: &str| t.parse::<std::net::Ipv6Addr>().unwrap().octets();
     let address = |cmd: i32, a: &str, prefix: u32, index: u32| {
         let mut r = ip(a).to_vec();

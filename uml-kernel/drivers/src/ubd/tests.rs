@@ -166,14 +166,20 @@ fn read_only_disks_refuse_writers() {
     assert_eq!(disk.set_read_only(false), Err(EACCES));
 }
 
-#[test]
-fn partitions_are_devices_of_their_own() {
-    let dir = tempfile::tempdir().expect("dir");
+/// A disk of 64 sectors, of which sectors 8 to 23 are its only partition.
+fn one_partition() -> Vec<u8> {
     let mut bytes = vec![0u8; 512 * 64];
     bytes[446 + 4] = 0x83;
     bytes[446 + 8] = 8;
     bytes[446 + 12] = 16;
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    bytes
+}
+
+#[test]
+fn partitions_are_devices_of_their_own() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut bytes = one_partition();
     bytes[8 * 512] = 42;
     let p = image(&dir, "disk", &bytes);
     let m = machine(&[format!("0={}", text(&p))]);
@@ -206,12 +212,7 @@ fn partitions_are_devices_of_their_own() {
 #[test]
 fn requests_are_counted_for_the_disk_and_its_partition() {
     let dir = tempfile::tempdir().expect("dir");
-    let mut bytes = vec![0u8; 512 * 64];
-    bytes[446 + 4] = 0x83;
-    bytes[446 + 8] = 8;
-    bytes[446 + 12] = 16;
-    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
-    let m = machine(&[format!("0={}", text(&image(&dir, "disk", &bytes)))]);
+    let m = machine(&[format!("0={}", text(&image(&dir, "disk", &one_partition())))]);
     let (disk, part) = (m.device(0).expect("ubda"), m.device(1).expect("ubda1"));
     // What looking for partitions took.
     let before = disk.stats();

@@ -254,6 +254,14 @@ impl Kernel {
         }
     }
 
+    /// Waits until a program has said with SYS_COUNT that it is where the test wants it.
+    pub fn wait_count(&self, deadline: Instant) {
+        while self.count.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "nobody has counted");
+            std::thread::yield_now();
+        }
+    }
+
     pub fn run(self: &Arc<Kernel>, text: &[u8]) -> i64 {
         let id = self.start(text);
         self.wait(id)

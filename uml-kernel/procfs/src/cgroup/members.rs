@@ -60,8 +60,8 @@ fn within(border: Option<&Arc<CgroupNs>>, from: &Cgroup, to: &Cgroup) -> Result<
     if visible(from) && visible(to) { Ok(()) } else { Err(ENOENT) }
 }
 
-/// The group of `s`, when a process of the group `from` may be moved there or started there by `cred`, who must be allowed to write
-/// `cgroup.procs` of the nearest common ancestor: a delegate cannot pull processes in from outside
+/// Whether `cred` may move a process of the group `from` to the group of `s` or start one there: `cred` must be allowed to write
+/// `cgroup.procs` of the nearest common ancestor, or the error says why not: a delegate cannot pull processes in from outside
 /// ("Delegation Containment").
 pub fn may_enter(
     s: &Subject,
