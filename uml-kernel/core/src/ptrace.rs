@@ -135,7 +135,9 @@ struct State {
     /// PTRACE_GETEVENTMSG.
     message: u64,
     stop: Option<Stop>,
-    go: Option<Go>,
+    /// The stop that was ended, with what its tracer made of it, until the tracee's own thread has come to it. From that
+    /// moment the tracee is not at rest any more, wherever its thread is.
+    ended: Option<(Stop, Go)>,
     /// PTRACE_LISTEN ends: there is something new to report.
     wake: bool,
     debug: debug::Debug,
@@ -234,6 +236,11 @@ impl Ptrace {
         self.state.lock().stop.as_mut().filter(|s| !s.listening).map(f)
     }
 
+    /// True while it is at rest for its tracer.
+    pub(crate) fn at_rest(&self) -> bool {
+        self.traced() && self.state.lock().stop.is_some()
+    }
+
     /// Takes what a wait of the tracer reports: the stop's code.
     pub(crate) fn take_report(&self, keep: bool) -> Option<i32> {
         let mut st = self.state.lock();
@@ -258,10 +265,8 @@ impl Task {
     pub fn trace_resume(&self, how: Resume, signal: i32) -> bool {
         {
             let mut st = self.ptrace.state.lock();
-            if st.stop.as_ref().is_none_or(|s| s.listening) || st.go.is_some() {
-                return false;
-            }
-            st.go = Some(Go { how, signal });
+            let Some(stop) = st.stop.take_if(|s| !s.listening) else { return false };
+            st.ended = Some((stop, Go { how, signal }));
         }
         self.ptrace.queue.wake_all(uml_base::Events::ALL);
         true

@@ -484,6 +484,18 @@ impl Task {
         RunState::from_u8(self.run_state.load(Ordering::Relaxed))
     }
 
+    /// What the task is doing as others see it: a stop begins when it can be waited for and ends with the call that ends
+    /// it, whenever the task's thread comes to that.
+    pub fn seen_state(&self) -> RunState {
+        match self.run_state() {
+            state @ (RunState::Zombie | RunState::Dead) => state,
+            _ if self.ptrace.at_rest() => RunState::Traced,
+            RunState::Traced => RunState::Running,
+            RunState::Stopped if self.process.sighand.lock().stop.is_none() => RunState::Running,
+            state => state,
+        }
+    }
+
     /// Records what the task is doing.
     pub fn set_run_state(&self, s: RunState) {
         self.run_state.store(s as u8, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use crate::{c, cases};
 
 cases! {
     self_links, status_fields, stat_fields, statm_and_maps, cmdline_environ, fd_and_fdinfo, task_directory, other_processes, mem_file, oom_and_misc, system_files,
-    sys_kernel, mounts_and_filesystems, exe_cwd_root, directory_listing, dev_tree, smaps_consistent, wait_for_exit, permissions_user, thread_self, big_reads,
+    sys_kernel, mounts_and_filesystems, exe_cwd_root, directory_listing, dev_tree, smaps_consistent, wait_for_exit, permissions_user, thread_self, named_by_thread, big_reads,
 }
 
 fn text(p: &str) -> String {
@@ -788,6 +788,50 @@ fn thread_self() {
     .join()
     .unwrap();
     say("self in a thread is the process", ok);
+}
+
+/// `/proc/TID` of a thread that leads nothing: what is a thread's is that thread's, what is the process's is summed.
+fn named_by_thread() {
+    let w: &'static [std::sync::atomic::AtomicI32; 64] = shared_words();
+    let word = &w[0];
+    let sleeper = std::thread::Builder::new().name("sleeper".into());
+    let thread = sleeper.spawn(move || {
+        mask(libc::SIG_BLOCK, &[libc::SIGUSR2]);
+        publish(word, gettid());
+        unsafe { libc::pause() };
+    });
+    await_change(word, 0);
+    let tid = word.load(std::sync::atomic::Ordering::SeqCst);
+    await_state(getpid(), tid, "S");
+    let status = text(&format!("/proc/{tid}/status"));
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(&format!("{name}:"))).unwrap_or("");
+        line.split('\t').skip(1).collect::<Vec<_>>().join(" ")
+    };
+    let own = |id: &str| match id.parse::<i32>() {
+        Ok(n) if n == getpid() => "the process",
+        Ok(n) if n == tid => "the thread",
+        _ => "another",
+    };
+    say("Name", field("Name"));
+    say("State", field("State"));
+    say("Tgid", own(&field("Tgid")));
+    say("Pid", own(&field("Pid")));
+    say("NSpid", own(&field("NSpid")));
+    say("SigBlk", field("SigBlk"));
+    say("Threads", field("Threads"));
+    let stat = text(&format!("/proc/{tid}/stat"));
+    let (first, rest) = stat.rsplit_once(") ").unwrap();
+    let f: Vec<&str> = rest.split(' ').collect();
+    say("stat", own(first.split(' ').next().unwrap()));
+    say("name", first.split('(').nth(1).unwrap());
+    say("state", f[0]);
+    say("threads", f[17]);
+    say("exit signal", f[35]);
+    say("comm", text(&format!("/proc/{tid}/comm")).trim());
+    say("task", std::fs::read_dir(format!("/proc/{tid}/task")).unwrap().count());
+    say("of the process", text(&format!("/proc/{}/stat", getpid())).contains(") R "));
+    drop(thread);
 }
 
 fn big_reads() {

@@ -6,7 +6,7 @@ use crate::{c, cases, sc};
 cases! {
     trace_me, signals, system_calls, changed_calls, syscall_info, registers, fp_registers, memory, breakpoint,
     single_steps, fork_events, thread_events, exec_event, exit_event, attach_detach, seize_interrupt, group_stops,
-    exit_kill, errors, seccomp_trace, debug_registers, debug_register_errors, debug_registers_of_whom, frozen_tracee_root: root,
+    exit_kill, state_of_who_goes_on, errors, seccomp_trace, debug_registers, debug_register_errors, debug_registers_of_whom, frozen_tracee_root: root,
 }
 
 const TRACEME: i32 = 0;
@@ -519,6 +519,53 @@ fn exit_kill() {
     close(w);
     // The pipe ends when the tracee is gone.
     say("ended with its tracer", read_text(r, 1));
+}
+
+/// A tracee is at rest from the moment its stop can be waited for until the request that ends it returns, and takes no
+/// other request from then on.
+fn state_of_who_goes_on() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let w = shared_words();
+    let pid = traced(0, || {
+        for n in 1..=200 {
+            unsafe { libc::raise(libc::SIGUSR1) };
+            // Until the tracer has looked.
+            while w[0].load(SeqCst) < n {
+                std::hint::spin_loop();
+            }
+        }
+        3
+    });
+    go(CONT, pid, 0);
+    let (mut rests, mut runs, mut refused) = (0, 0, 0);
+    for n in 1..=200 {
+        rests += i32::from(task_state(pid, pid) == Some('t'));
+        pt(CONT, pid, 0, 0);
+        runs += i32::from(task_state(pid, pid) == Some('R'));
+        refused += i32::from(pt(GETEVENTMSG, pid, 0, 0).to_string().contains("ESRCH"));
+        w[0].store(n, SeqCst);
+        wait(pid);
+    }
+    say("at rest", rests);
+    say("runs", runs);
+    say("takes no request", refused);
+    // The stop that a detached one was in is over, too.
+    let pid = traced(0, || {
+        while w[1].load(SeqCst) == 0 {
+            std::hint::spin_loop();
+        }
+        4
+    });
+    pt(17, pid, 0, 0);
+    say("detached", task_state(pid, pid).unwrap_or('?'));
+    // And that of job control with the signal that ends it.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
+    wait_opt(pid, libc::WUNTRACED);
+    say("stopped", task_state(pid, pid).unwrap_or('?'));
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+    say("continued", task_state(pid, pid).unwrap_or('?'));
+    w[1].store(1, SeqCst);
+    say("ends", wait(pid));
 }
 
 fn errors() {

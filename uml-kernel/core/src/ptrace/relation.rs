@@ -72,8 +72,8 @@ fn unlink(tracee: &Task, signal: i32) -> bool {
         }
         st.tracer = 0;
         st.options = 0;
-        if st.stop.is_some() {
-            st.go = Some(super::Go { how: super::Resume::Cont, signal });
+        if let Some(stop) = st.stop.take() {
+            st.ended = Some((stop, super::Go { how: super::Resume::Cont, signal }));
         }
         std::mem::take(&mut st.tracer_process)
     };

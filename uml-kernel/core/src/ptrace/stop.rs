@@ -48,7 +48,7 @@ fn rest(cx: &mut Ctx<'_>, code: i32, message: u64, kind: Kind) -> Option<Go> {
             return None;
         }
         st.message = message;
-        st.go = None;
+        st.ended = None;
         st.wake = false;
         st.stop = Some(Stop {
             code,
@@ -71,7 +71,7 @@ fn rest(cx: &mut Ctx<'_>, code: i32, message: u64, kind: Kind) -> Option<Go> {
     }
     let over = || {
         let st = task.ptrace.state.lock();
-        let go = st.go.is_some() || st.tracer == 0 || st.wake;
+        let go = st.ended.is_some() || st.tracer == 0 || st.wake;
         drop(st);
         let dies = if kind.last { killed(&task) } else { task.fatal_signal_pending() };
         (go || dies).then_some(())
@@ -81,7 +81,10 @@ fn rest(cx: &mut Ctx<'_>, code: i32, message: u64, kind: Kind) -> Option<Go> {
     let (stop, go) = {
         let mut st = task.ptrace.state.lock();
         st.wake = false;
-        (st.stop.take(), st.go.take())
+        match st.ended.take() {
+            Some((stop, go)) => (Some(stop), Some(go)),
+            None => (st.stop.take(), None),
+        }
     };
     let how = go.map_or(Resume::Cont, |g| g.how);
     task.ptrace.set_flag(SYSCALLS, how == Resume::Syscall);

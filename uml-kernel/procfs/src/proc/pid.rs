@@ -58,8 +58,10 @@ use crate::synth::{Access, Body, Directory, Entry, Node, Row, Rows, Spec};
 pub struct Target {
     pub mnt: Arc<Mnt>,
     process: Weak<Process>,
-    /// Below `task/`: the thread. Otherwise the process as a whole.
+    /// The thread that was named, here or below `task/`; `None` for the leader, which others stand for once it is dead.
     thread: Option<Weak<Task>>,
+    /// Below `task/`: sums are of the thread. Otherwise of the process as a whole, whichever thread named it.
+    single: bool,
     pub pid: i32,
     pub tid: i32,
 }
@@ -69,17 +71,20 @@ impl Target {
     pub fn process(mnt: &Arc<Mnt>, pid: i32) -> Option<Target> {
         let kernel = mnt.kernel.upgrade()?;
         let tree = kernel.tree.read();
-        let process = match tree.get(pid) {
-            Some(p) => p.process.clone(),
-            None => tree.task(pid)?.process.clone(),
+        let (process, thread) = match tree.get(pid) {
+            Some(p) => (p.process.clone(), None),
+            None => {
+                let task = tree.task(pid)?;
+                (task.process.clone(), Some(Arc::downgrade(&task)))
+            }
         };
-        let thread = None;
         Some(Target {
             mnt: mnt.clone(),
             pid: process.pid,
             tid: pid,
             process: Arc::downgrade(&process),
             thread,
+            single: false,
         })
     }
 
@@ -92,6 +97,7 @@ impl Target {
         let task = entry.threads.get(&tid).or((entry.leader.tid == tid).then_some(&entry.leader))?;
         Arc::ptr_eq(&task.process, &process).then(|| Target {
             thread: Some(Arc::downgrade(task)),
+            single: true,
             tid,
             ..self.clone()
         })
@@ -104,8 +110,13 @@ impl Target {
         (h.finish() & 0xffff_ffff_ffff).max(2)
     }
 
-    /// True when it is a thread's view.
+    /// True when sums are of one thread.
     pub fn is_thread(&self) -> bool {
+        self.single
+    }
+
+    /// True when a thread was named, not its process.
+    pub fn names_thread(&self) -> bool {
         self.thread.is_some()
     }
 

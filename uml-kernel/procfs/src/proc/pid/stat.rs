@@ -31,11 +31,10 @@ pub fn dispositions(task: &Task) -> (u64, u64) {
 
 /// State letter: a stop recorded for the process counts even when its threads still sleep.
 pub fn state(t: &Target, task: &Task) -> Result<RunState> {
-    let kernel = t.kernel()?;
-    let tree = kernel.tree.read();
-    Ok(match tree.get(t.pid).map(|e| e.state) {
+    let process = t.kernel()?.tree.read().get(t.pid).map(|e| e.state);
+    Ok(match process {
         Some(ChildState::Zombie(_)) => RunState::Zombie,
-        _ => task.run_state(),
+        _ => task.seen_state(),
     })
 }
 
@@ -121,7 +120,7 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let sleeping = u64::from(!task.wchan().is_empty());
     write!(out, " {} 0 0", gated(sleeping));
     let exit_signal = process.exit_signal.load(Ordering::Relaxed);
-    let exit_signal = if t.is_thread() && !task.is_leader() { -1 } else { exit_signal };
+    let exit_signal = if t.names_thread() && !task.is_leader() { -1 } else { exit_signal };
     let cpu = u64::from(host.processor).min(kernel.ncpus as u64 - 1);
     write!(out, " {exit_signal} {cpu} {} {} 0 0 0", p.sched_priority, p.sched_policy);
     for v in [
