@@ -246,10 +246,11 @@ pub fn open_seqpacket(src: Option<&Path>, dst: &Path) -> Result<OwnedFd, (bool, 
     Ok(fd)
 }
 
-/// A pair of connected sequenced-packet sockets; the second stays open in programs that are started.
+/// A pair of connected sequenced-packet sockets; the first, ours, does not block. A program that is started gets the second as one
+/// of its standard files.
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
-    let kind = libc::SOCK_SEQPACKET;
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: room for two descriptors.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
     // SAFETY: just made and owned by nobody else.

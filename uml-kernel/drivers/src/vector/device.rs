@@ -162,12 +162,6 @@ impl Device for VectorDevice {
         {
             let _ = t.join();
         }
-        if let Some(end) = Arc::into_inner(o.end)
-            && let Some(mut child) = end.helper
-        {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 
     fn transmit(&self, batch: &mut VecDeque<Packet>) -> Sent {
@@ -220,7 +214,7 @@ impl Device for VectorDevice {
                     ) => sent.dropped += 1,
                     _ => {
                         sent.errors += 1;
-                        self.died(&shared, &e);
+                        self.died(&end, &shared, &e);
                     }
                 },
             }

@@ -1,18 +1,22 @@
 //! Opening the host side of a transport. Every failure is a message that says what was wrong.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
-use uml_base::{pr_err, pr_info, pr_warn};
+use uml_base::{Mutex, Rank, pr_err, pr_info, pr_warn};
 use uml_host::netdev::{self, HostAddr};
 use uml_net::wire::ethernet::Mac;
 
 use super::device::HostSide;
 use super::frame::Encap;
 use super::spec::{Transport, Tunnel, VectorSpec};
+
+/// A program that has closed its socket ends in a moment; for one that does not there is nothing to do any more.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// An open host side.
 pub struct Endpoint {
@@ -30,9 +34,47 @@ pub struct Endpoint {
     /// The host cuts and sums.
     pub offload: bool,
     /// A program that serves the other end; it goes with the interface.
-    pub helper: Option<Child>,
+    pub helper: Option<Helper>,
     /// Name of the host's interface, for `ifup`.
     pub ifname: Option<String>,
+}
+
+/// A program of the host at the other end of an interface, which ends with it.
+pub struct Helper {
+    /// What it is and what it was to reach, for messages.
+    what: String,
+    /// Until it was waited for. Its standard output, which it does not use, closes as it ends.
+    child: Mutex<Option<Child>>,
+}
+
+impl Helper {
+    fn new(what: String, child: Child) -> Helper {
+        Helper { what, child: Mutex::new(Rank::LEAF, Some(child)) }
+    }
+
+    /// How it ended, in words, when its end of the socket is closed; it does not stay as a zombie.
+    pub fn ended(&self) -> String {
+        match self.end(ENDING) {
+            Some(s) if s.code().is_some_and(|c| c != 0) => format!("{} failed ({s})", self.what),
+            _ => format!("{} has ended", self.what),
+        }
+    }
+
+    fn end(&self, patience: Duration) -> Option<ExitStatus> {
+        // Not under the lock, as the program may take its time.
+        let mut child = self.child.lock().take()?;
+        if let Some(out) = &child.stdout {
+            uml_host::wait::hung_up(out.as_fd(), patience);
+        }
+        let _ = child.kill();
+        child.wait().ok()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
 }
 
 /// The error is logged; what is returned is for the interface's caller.
@@ -296,7 +338,6 @@ fn bess(src: Option<&str>, dst: Option<&str>) -> Result<Endpoint, Failed> {
 }
 
 pub(crate) fn vde(t: &Transport) -> Result<Endpoint, Failed> {
-    use std::os::fd::AsRawFd;
     let Transport::Vde { vnl, descr, port, mode, group } = t else { return Err(Failed) };
     let (ours, theirs) = match netdev::seqpacket_pair() {
         Ok(p) => p,
@@ -309,15 +350,23 @@ pub(crate) fn vde(t: &Transport) -> Result<Endpoint, Failed> {
             c.args([flag, v]);
         }
     }
-    c.arg(format!("seqpacket://{}", theirs.as_raw_fd()));
-    c.args(vnl);
-    c.stdin(std::process::Stdio::null());
+    // The socket is its standard input, so that no other program that is started meanwhile has it. An empty name is the
+    // default network; without any, the program would take frames from its standard output.
+    let network = vnl.as_deref().unwrap_or("");
+    c.args(["seqpacket://0", network]).stdin(Stdio::from(theirs)).stdout(Stdio::piped());
     let child = match c.spawn() {
         Ok(c) => c,
-        Err(e) => return failed(format!("vde: cannot run vde_plug: {e}")),
+        Err(e) => {
+            return failed(format!("vde: cannot run vde_plug (package vdeplug or vde2): {e}"));
+        }
     };
-    drop(theirs);
+    // It has the other end of the socket: its end is ours.
+    drop(c);
+    let what = match network {
+        "" => "vde_plug on the default network".into(),
+        n => format!("vde_plug on {n}"),
+    };
     let mut e = plain(ours, Encap::None)?;
-    e.helper = Some(child);
+    e.helper = Some(Helper::new(what, child));
     Ok(e)
 }

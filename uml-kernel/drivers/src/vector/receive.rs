@@ -19,7 +19,7 @@ use uml_net::wire::vnet::{self, Vnet};
 
 use super::device::VectorDevice;
 use super::frame::{self, Encap};
-use super::open::Endpoint;
+use super::open::{Endpoint, Helper};
 
 /// Frames shorter than this are copied out of the receive buffer, so that it can be used again.
 const COPY_BREAK: usize = 2048;
@@ -295,7 +295,7 @@ impl VectorDevice {
             }
             drop(taken);
             if let Some(e) = batch.hard {
-                self.died(shared, &e);
+                self.died(end, shared, &e);
                 return;
             }
             if batch.more {
@@ -329,14 +329,15 @@ impl VectorDevice {
         }
         drop(taken);
         if let Some(e) = batch.hard {
-            self.died(shared, &e);
+            self.died(end, shared, &e);
         }
     }
 
-    pub(super) fn died(&self, shared: &Shared, e: &Error) {
+    pub(super) fn died(&self, end: &Endpoint, shared: &Shared, e: &Error) {
         if !shared.dead.swap(true, Ordering::SeqCst) {
+            let why = end.helper.as_ref().map_or_else(|| e.to_string(), Helper::ended);
             pr_err!(
-                "{}: host side failed: {e}; set the interface down and up again",
+                "{}: host side failed: {why}; set the interface down and up again",
                 self.shape.name
             );
         }
