@@ -161,7 +161,8 @@ fn linux_crashes_and_we_replay() {
     }
     for (name, args) in SETS {
         let img = mkfs(tmp.path(), name, args, 32, None);
-        let Some(m) = Mounted::new(&img, tmp.path(), "rw") else { return };
+        // No commit by itself: one that ran while the file is read would leave halves of two moments in what was read.
+        let Some(m) = Mounted::new(&img, tmp.path(), "rw,commit=3600") else { return };
         host_work(&m.0);
         assert!(Command::new("sync").arg("-f").arg(&m.0).status().unwrap().success());
         // More that is only fsynced; after each step the power goes: what the
