@@ -67,18 +67,26 @@ pub fn boot(options: &Options, args: &[OsString]) -> ExitCode {
     }
     let end = ends.recv().unwrap_or(End::Panic("the machine lost its main thread".into()));
     if let End::Panic(text) = &end {
+        let quiet = kernel.console_level() == 0;
         // What the machine could not have may be the reason.
         for s in uml_host::limits::short() {
             pr_err!("{s}");
+            if quiet {
+                eprintln!("{s}");
+            }
         }
         klog::log(klog::Level::Emerg, format_args!("Kernel panic - not syncing: {text}"));
         let shown = o.log_stderr || devices.as_ref().is_some_and(|d| d.consoles.shows_log());
-        if kernel.console_level() == 0 {
+        if quiet {
             // No console prints anything at this level; the user must hear of it all the same.
             eprintln!("Kernel panic - not syncing: {text}");
         } else if !shown {
-            // Standard output is closed or full: nobody is left to tell.
-            let _ = uml_drivers::console::dump_log(&mut std::io::stdout().lock());
+            // Standard output is full, or both are closed: nobody is left to tell.
+            let _ = if uml_host::standard::was_closed(1) {
+                uml_drivers::console::dump_log(&mut std::io::stderr().lock())
+            } else {
+                uml_drivers::console::dump_log(&mut std::io::stdout().lock())
+            };
         }
         outside.panicked(text);
     }

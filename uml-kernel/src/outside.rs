@@ -117,11 +117,14 @@ fn claim(o: &Options) -> Option<Claim> {
     }
 }
 
-/// Makes SIGINT and SIGTERM end the machine in an orderly way, and a second one kill the process. Called
+/// Makes SIGINT and SIGTERM end the machine in an orderly way, and a second one kill the process; SIGXFSZ does not. Called
 /// before there are other threads.
 pub fn block_signals() {
     if let Err(e) = uml_host::termination::block() {
         eprintln!("SIGINT and SIGTERM will kill without cleaning up: {e}");
+    }
+    if let Err(e) = uml_host::termination::refuse_large_files() {
+        eprintln!("a file beyond the host's limit (ulimit -f) will kill: {e}");
     }
 }
 

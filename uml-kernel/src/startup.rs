@@ -17,6 +17,14 @@ pub fn check(o: &Options) -> Result<(), String> {
             MIN_MEMORY >> 20
         ));
     }
+    if let Some(most) = uml_host::limits::file_size().filter(|most| *most < o.mem) {
+        return Err(format!(
+            "the host's limit on the size of files is {} KiB (RLIMIT_FSIZE), and memory of the guest is kept in files of up to \
+             mem={}K; ulimit -f raises it\n",
+            most >> 10,
+            o.mem >> 10
+        ));
+    }
     Ok(())
 }
 

@@ -319,6 +319,20 @@ fn bad_consoles(b: &Bench) -> Result<Outcome, String> {
         let text = format!("(: < /dev/tty1); {OFF}");
         script(b, &[option], &text)?.expect(0, &[wanted]).map_err(|e| format!("{option}: {e}"))?;
     }
+    // Closed before the kernel began: neither silence nor another file under that number.
+    let mut c = Command::new("sh");
+    c.args(["-c", "exec \"$@\" <&- >&-", "sh"]).arg(b.dir.join("linux"));
+    c.args(["con=null", "con0=fd:0,fd:1", "mem=64M"])
+        .current_dir(&b.dir)
+        .env("HOME", b.dir.join("home"));
+    let said = [
+        "Virtual console 0: cannot open descriptor 0: Bad file number",
+        "kmsg_dump:",
+        "Cannot open root device",
+    ];
+    let end = b.finish(c)?;
+    let _ = fs::remove_dir_all(b.dir.join("home/.uml"));
+    end.expect(134, &said)?;
     Ok(Outcome::Passed)
 }
 
@@ -349,6 +363,10 @@ fn host_limits(b: &Bench) -> Result<Outcome, String> {
     run(&["prlimit", "--nofile=8"], OFF)?
         .expect(134, &["limit on open descriptors", "ulimit -n"])?;
     run(&["prlimit", "--nofile=64"], OFF)?.expect(0, &[])?;
+    run(&["prlimit", "--fsize=10000"], OFF)?
+        .expect(1, &["limit on the size of files is 9 KiB", "ulimit -f"])?;
+    run(&["prlimit", "--as=100000000"], OFF)?
+        .expect(134, &["limit on address space in MiB", "of 95", "ulimit -v"])?;
     // Shared memory takes a descriptor each; what programs see is a shortage of memory.
     for (limit, flags, said) in [
         ("--nofile=200", "mmap.MAP_SHARED", "errno 12 alive True many False"),

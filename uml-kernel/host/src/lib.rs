@@ -21,6 +21,7 @@ pub mod pty;
 pub mod random;
 pub mod reactor;
 pub mod sched;
+pub mod standard;
 pub mod stream;
 pub mod tap;
 pub mod terminal;

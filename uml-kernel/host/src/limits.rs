@@ -30,9 +30,9 @@ impl fmt::Display for Short {
     }
 }
 
-/// The limits on descriptors, processes and mappings that are used up at this moment.
+/// The limits on descriptors, processes, mappings and address space that are used up at this moment.
 pub fn short() -> Vec<Short> {
-    let mine = [descriptors(), processes(), mappings()].into_iter().flatten();
+    let mine = [descriptors(), processes(), mappings(), address_space()].into_iter().flatten();
     mine.chain(groups()).filter(|s| s.used.saturating_add(MARGIN) >= s.most).collect()
 }
 
@@ -83,6 +83,20 @@ fn mappings() -> Option<Short> {
     let used = fs::read("/proc/self/maps").ok()?.iter().filter(|b| **b == b'\n').count() as u64;
     let remedy = "sysctl vm.max_map_count=";
     Some(Short { limit: limit.to_owned(), of: "mappings of a process", used, most, remedy })
+}
+
+fn address_space() -> Option<Short> {
+    let most = soft(libc::RLIMIT_AS)? >> 20;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let size = status.lines().find_map(|l| l.strip_prefix("VmSize:"))?;
+    let used = size.trim().trim_end_matches(" kB").parse::<u64>().ok()? >> 10;
+    let limit = "RLIMIT_AS".to_owned();
+    Some(Short { limit, of: "address space in MiB", used, most, remedy: "ulimit -v" })
+}
+
+/// Bytes that a file of this process may have (RLIMIT_FSIZE); `None` is no limit.
+pub fn file_size() -> Option<u64> {
+    soft(libc::RLIMIT_FSIZE)
 }
 
 /// `pids.max` of the own cgroup and those above it.

@@ -80,8 +80,12 @@ pub fn wait_readable(fd: BorrowedFd<'_>, limit: std::time::Duration) -> bool {
     }
 }
 
-/// A duplicate of descriptor `number` of this process, close-on-exec; `EBADF` when it is not open.
+/// A duplicate of descriptor `number` of this process, close-on-exec; `EBADF` when it is not open or was not when the
+/// process started.
 pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    if crate::standard::was_closed(number) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: F_DUPFD_CLOEXEC only makes a new descriptor; a bad number is reported as EBADF.
     let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     if fd < 0 {

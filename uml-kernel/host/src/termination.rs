@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM to our own process, as an orderly request to end.
+//! What would end our own process: SIGINT and SIGTERM as an orderly request, SIGXFSZ not at all.
 
 use std::io;
 
@@ -18,6 +18,14 @@ pub fn block() -> io::Result<()> {
         unsafe { sigaction(s, &default) }?;
     }
     Ok(set().thread_block()?)
+}
+
+/// Has a file that would exceed RLIMIT_FSIZE fail with `EFBIG` instead of ending the process (setrlimit(2)).
+pub fn refuse_large_files() -> io::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    Ok(())
 }
 
 /// Waits for one of the signals and returns its number.
