@@ -241,6 +241,14 @@ impl Ptrace {
         self.traced() && self.state.lock().stop.is_some()
     }
 
+    /// The registers it goes on with, while it is at rest for its tracer.
+    pub(crate) fn regs_at_rest(&self) -> Option<Regs> {
+        if !self.traced() {
+            return None;
+        }
+        self.state.lock().stop.as_ref().map(|s| s.regs)
+    }
+
     /// Takes what a wait of the tracer reports: the stop's code.
     pub(crate) fn take_report(&self, keep: bool) -> Option<i32> {
         let mut st = self.state.lock();

@@ -12,6 +12,7 @@ pub mod rlimit;
 pub mod run;
 pub mod sleep;
 pub mod spawn;
+pub mod standing;
 pub mod terminal;
 pub mod tree;
 pub mod usage;
@@ -153,7 +154,7 @@ pub struct Task {
     pub(crate) user_ns_before: AtomicU64,
     /// The most that was told of it: the host's two counts differ by what is not counted yet, and no clock goes back.
     pub(crate) user_ns_told: AtomicU64,
-    /// The system call it makes or made last; -1 before the first.
+    /// The system call it makes, or made last before it went back to guest code; -1 for other events.
     last_call: AtomicI64,
     /// CPU time in kernel code, nanoseconds.
     pub system_ns: AtomicU64,
@@ -510,6 +511,11 @@ impl Task {
     pub fn current_call(&self) -> Option<u64> {
         let nr = self.last_call.load(Ordering::Relaxed);
         if self.runs_guest_code() { None } else { u64::try_from(nr).ok() }
+    }
+
+    /// What happens to it is no system call.
+    pub(crate) fn enter_other(&self) {
+        self.last_call.store(-1, Ordering::Relaxed);
     }
 
     pub(crate) fn enter_call(&self, nr: u64) {

@@ -89,11 +89,32 @@ fn parse_fields(text: &str) -> Fields {
 /// Stack pointer and program counter of the thread `tid` if it waits in a call of the host; `None` while it
 /// runs.
 pub fn stopped_at(tid: i32) -> Option<(u64, u64)> {
+    parse_stopped_at(&syscall_line(tid)?)
+}
+
+/// Arguments, stack pointer and program counter of the thread `tid` if it waits, in a call of the host or outside, where the
+/// arguments are zeros.
+pub fn waits_in(tid: i32) -> Option<([u64; 6], u64, u64)> {
+    parse_waits_in(&syscall_line(tid)?)
+}
+
+fn syscall_line(tid: i32) -> Option<String> {
     if tid == 0 {
         return None;
     }
     let (line, n) = read_line::<256>(&format!("/proc/{tid}/task/{tid}/syscall"))?;
-    parse_stopped_at(str::from_utf8(line.get(..n)?).ok()?)
+    Some(str::from_utf8(line.get(..n)?).ok()?.to_owned())
+}
+
+fn parse_waits_in(text: &str) -> Option<([u64; 6], u64, u64)> {
+    let mut words = text.split_ascii_whitespace();
+    let outside = words.next()? == "-1";
+    let mut hex = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let mut args = [0; 6];
+    for a in args.iter_mut().filter(|_| !outside) {
+        *a = hex()?;
+    }
+    Some((args, hex()?, hex()?))
 }
 
 fn parse_stopped_at(text: &str) -> Option<(u64, u64)> {
@@ -211,6 +232,17 @@ pub fn pagemap(pid: i32, first: u64, count: usize) -> Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_a_thread_waits_is_one_of_three_lines() {
+        let call = "0 0x3 0x10 0x20 0x0 0xffffffffffffffff 0x0 0x7ffe10 0x401000\n";
+        let args = [3, 0x10, 0x20, 0, u64::MAX, 0];
+        assert_eq!(parse_waits_in(call), Some((args, 0x7f_fe10, 0x40_1000)));
+        assert_eq!(parse_waits_in("-1 0x7ffe10 0x401000\n"), Some(([0; 6], 0x7f_fe10, 0x40_1000)));
+        assert_eq!(parse_waits_in("running\n"), None);
+        assert_eq!(parse_waits_in(""), None);
+        assert_eq!(parse_stopped_at(call), Some((0x7f_fe10, 0x40_1000)));
+    }
 
     #[test]
     fn own_process_is_described() {

@@ -131,6 +131,36 @@ pub trait Kick: Send + Sync {
     /// Host thread id of the guest thread, for `/proc/<pid>/task/<tid>` accounting
     /// (CPU time) on the host; 0 when gone.
     fn host_tid(&self) -> i32;
+
+    /// Where the guest thread stopped, looked at from outside and without disturbing it: a sample, which
+    /// may be out of date at once.
+    fn stance(&self) -> Stance;
+}
+
+/// What is known of a guest thread from outside, see [`Kick::stance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It runs guest code, or a command of its worker.
+    Running,
+    /// It waits in a call as guest code made it: the host's `/proc/<tid>/syscall` has the registers.
+    InHostCall,
+    /// It stopped with these registers.
+    Stopped(Stopped),
+}
+
+/// The registers that `/proc/<pid>/syscall` is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// The registers of the arguments, whether or not it is in a call.
+    pub args: [u64; 6],
+    pub sp: u64,
+    pub pc: u64,
+}
+
+impl From<&Regs> for Stopped {
+    fn from(r: &Regs) -> Stopped {
+        Stopped { args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9], sp: r.rsp, pc: r.rip }
+    }
 }
 
 /// One host memory call to be made in a guest address space. Addresses and lengths

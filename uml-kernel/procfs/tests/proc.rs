@@ -348,10 +348,12 @@ fn others_may_not_look_inside() {
     assert!(stat.contains(" 1 1 0 0 0 "), "{stat}");
     assert_eq!(read(&b, "/20/cmdline").unwrap(), "prog\0-v\0two words\0");
     assert_eq!(stat_of(&a, "/20/environ"), (1000, 0o400));
-    // A program that may not be dumped belongs to root, and still sees itself.
+    // A program that may not be dumped belongs to root, and still sees its descriptors.
     a.process.dumpable.store(0, Ordering::Relaxed);
     assert_eq!(stat_of(&a, "/20/environ"), (0, 0o400));
-    assert!(read(&a, "/self/environ").is_ok());
+    assert_eq!(read(&a, "/self/environ"), Err(EACCES));
+    assert!(open_file(&a, "/self/fd", libc::O_RDONLY).is_ok());
+    assert!(open_file(&a, "/self/map_files", libc::O_RDONLY).is_ok());
     let c = process(&k, &ns, 22, 1, user(1000));
     assert_eq!(read(&c, "/20/environ"), Err(EACCES));
     assert_eq!(read(&c, "/20/maps"), Err(EACCES));
@@ -456,6 +458,7 @@ fn mounts_are_shown_as_the_host_shows_its_own() {
 fn written_values_take_effect_or_are_refused() {
     let (k, ns, init) = machine(b"");
     let u = process(&k, &ns, 50, 1, user(1000));
+    program(&u);
     assert_eq!(write(&init, "/exitcode", "0x17\n"), Ok(5));
     assert_eq!(k.exit_code.load(Ordering::Relaxed), 0x17);
     assert_eq!(write(&init, "/exitcode", "seven"), Err(EINVAL));

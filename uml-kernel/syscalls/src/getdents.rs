@@ -59,8 +59,10 @@ fn list(cx: &mut Ctx<'_>, fd: i32, buf: u64, size: usize, old: bool) -> Result<u
     let room = usize::try_from(size as i32).unwrap_or(0).min(MAX);
     let start = file.pos();
     let mut r = Records { out: Vec::new(), room, old, full: false };
-    file.readdir(task, &mut r)?;
+    let result = file.readdir(task, &mut r);
     if r.out.is_empty() {
+        // An error after some entries is the next call's.
+        result?;
         return if r.full { Err(EINVAL) } else { Ok(0) };
     }
     if let Err(e) = user::write_bytes(task, buf, &r.out) {

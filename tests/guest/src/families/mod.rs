@@ -28,6 +28,7 @@ mod pipes;
 mod pointers;
 mod process;
 mod procfs;
+mod procpid;
 mod ptrace;
 mod remap;
 mod restart;
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Family> {
         limits,
         ipc,
         procfs,
+        procpid,
         pointers
     ]
 }

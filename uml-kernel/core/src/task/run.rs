@@ -48,8 +48,11 @@ impl Runner for Task {
         let mut ret = None;
         match event {
             Event::Syscall(call) => ret = cx.system_call(call),
-            Event::Exception(e) => exception(&mut cx, &e),
-            Event::Interrupted => {}
+            Event::Exception(e) => {
+                cx.task.enter_other();
+                exception(&mut cx, &e);
+            }
+            Event::Interrupted => cx.task.enter_other(),
             Event::Undone(error) => cx.undo(error),
             Event::Died => {
                 // Outside forces took the host process: the guest sees a SIGKILL.

@@ -32,7 +32,7 @@ const FROM_CALL: u8 = 3;
 const FROM_HANDLER: u8 = 4;
 
 /// What a context's worker knows about its host thread, where the platform finds it without the
-/// [`crate::Context`]. Only that worker uses it.
+/// [`crate::Context`]. Only that worker changes it.
 #[derive(Default)]
 pub struct Stand {
     kind: AtomicU8,
@@ -57,6 +57,11 @@ impl Stand {
             FROM_HANDLER => Some(false),
             _ => None,
         }
+    }
+
+    /// Whether it waits in a notified call. For others than the worker this is a sample.
+    pub fn in_call(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == CALL
     }
 
     /// Whether it turned out to be gone.

@@ -9,7 +9,9 @@ use uml_stub::entry;
 use super::machine::Machine;
 use super::space::GuestSpace;
 use super::tracee::{Go, Stop, Tracee};
-use crate::api::{Context, DebugRegs, Event, Exception, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::api::{
+    self, Context, DebugRegs, Event, Exception, Kick, MemOp, Regs, Runner, Space, Stance, Syscall,
+};
 use crate::debug::Access;
 use crate::hostcall::{self, Call};
 use crate::paired::{self, Paired, Resumed};
@@ -30,6 +32,8 @@ struct State {
     kick: bool,
     /// The context is over, though its process may live.
     gone: bool,
+    /// The guest's registers, when those that the host has may be the stub's.
+    stopped: Option<api::Stopped>,
 }
 
 pub struct Ctx {
@@ -63,6 +67,15 @@ impl Kick for Ctx {
 
     fn host_tid(&self) -> i32 {
         if self.lock().gone || self.space.process.is_gone() { 0 } else { self.tid }
+    }
+
+    fn stance(&self) -> Stance {
+        let st = self.lock();
+        match st.stopped {
+            _ if st.running || st.gone => Stance::Running,
+            Some(s) => Stance::Stopped(s),
+            None => Stance::InHostCall,
+        }
     }
 }
 
@@ -256,6 +269,7 @@ impl Cx {
             Some(r) => r,
             None => {
                 let r = t.regs().map_err(|_| self.lost(t))?;
+                self.cx.lock().stopped = Some((&r).into());
                 Regs { orig_rax: u64::MAX, ..r }
             }
         };
@@ -509,6 +523,7 @@ impl Paired for Cx {
                 return Resumed::Kicked;
             }
             st.running = true;
+            st.stopped = None;
         }
         let ready = match (&self.regs, self.rax.take()) {
             (Some(r), _) if self.dirty => t.set_regs(r),
@@ -645,6 +660,7 @@ impl Context for Cx {
             return Err(errno::ESRCH);
         }
         self.regs = Some(sanitised(regs));
+        self.cx.lock().stopped = Some(regs.into());
         self.dirty = true;
         self.rax = None;
         self.outcome = Outcome::None;

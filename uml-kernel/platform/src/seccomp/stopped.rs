@@ -236,6 +236,12 @@ impl Stopped {
     }
 }
 
+/// What somebody else than its worker sees of a thread in the handler; `None` when it makes no sense.
+pub fn glance(p: Place<'_>, xstate: usize) -> Option<crate::api::Stopped> {
+    let frame = Frame::load(p.slot, p.addr, xstate)?;
+    Some((&frame.regs(0, 0)).into())
+}
+
 /// Segment bases must be addresses of the user half.
 pub fn check_bases(regs: &Regs) -> Result<()> {
     let user = |a: u64| a < 1 << 47;

@@ -9,7 +9,7 @@ use uml_stub::{cmd, slot};
 
 use super::machine::Machine;
 use super::space::{GONE, GuestSpace, await_turn, set_turn, turn};
-use crate::api::{Context, DebugRegs, Event, Kick, MemOp, Regs, Runner, Space, Syscall};
+use crate::api::{Context, DebugRegs, Event, Kick, MemOp, Regs, Runner, Space, Stance, Syscall};
 use crate::debug::{self, Access};
 use crate::hostcall::{self, Call};
 use crate::paired::{self, Paired, Resumed};
@@ -18,7 +18,7 @@ use crate::process::HostProcess;
 use crate::seat::Seat;
 use crate::seccomp::arena::Slot;
 use crate::seccomp::frame::Xstate;
-use crate::seccomp::stopped::{Outcome, Place, Stopped, check_bases};
+use crate::seccomp::stopped::{self, Outcome, Place, Stopped, check_bases};
 use crate::seccomp::zygote::INTERRUPT;
 use crate::sys;
 use crate::watch::Interrupted;
@@ -84,6 +84,16 @@ impl Kick for Ctx {
             return 0;
         }
         self.tid.load(Ordering::Relaxed)
+    }
+
+    fn stance(&self) -> Stance {
+        let st = self.lock();
+        if st.running || st.gone {
+            return Stance::Running;
+        }
+        let machine = &self.space.machine;
+        let place = machine.place(&self.slot, self.slot_addr);
+        stopped::glance(place, machine.base.xstate_size()).map_or(Stance::Running, Stance::Stopped)
     }
 }
 

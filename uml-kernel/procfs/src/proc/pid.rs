@@ -14,6 +14,7 @@ mod io;
 mod limits;
 mod links;
 mod login;
+mod map_files;
 mod maps;
 mod mem;
 pub mod memory;
@@ -28,6 +29,7 @@ mod stack;
 mod stat;
 mod statm;
 mod status;
+mod syscall;
 mod task;
 mod timens;
 mod timerslack;
@@ -202,12 +204,31 @@ impl Access for FileAccess {
     fn alive(&self) -> bool {
         self.0.task().is_ok()
     }
+}
 
-    fn permission(&self, cred: &Cred, mask: u32, perm: &Perm) -> Option<Result<()>> {
-        // A process may always look into itself, also when it is not dumpable and root owns its files. It is
-        // known by its credentials, which are shared by nobody but its own fork children.
-        let own = self.0.task().is_ok_and(|t| std::ptr::eq(&*t.cred(), cred));
-        if own && perm.mode >> 6 & mask == mask & 7 { Some(Ok(())) } else { None }
+/// As [`FileAccess`] for the directories of its open and mapped files, which a process may always look into, also when
+/// it is not dumpable and root owns them.
+struct OwnAccess(FileAccess);
+
+impl OwnAccess {
+    fn new(t: &Target) -> Arc<OwnAccess> {
+        Arc::new(OwnAccess(FileAccess(t.clone())))
+    }
+}
+
+impl Access for OwnAccess {
+    fn owner(&self) -> (u32, u32) {
+        self.0.owner()
+    }
+
+    fn alive(&self) -> bool {
+        self.0.alive()
+    }
+
+    fn permission(&self, cred: &Cred, _: u32, _: &Perm) -> Option<Result<()>> {
+        // It is known by its credentials, which are shared by nobody but its own fork children.
+        let own = self.0.0.task().is_ok_and(|t| std::ptr::eq(&*t.cred(), cred));
+        own.then_some(Ok(()))
     }
 }
 
@@ -296,15 +317,11 @@ impl Access for AttachAccess {
         self.0.alive()
     }
 
-    fn permission(&self, cred: &Cred, mask: u32, perm: &Perm) -> Option<Result<()>> {
-        let t = match self.0.0.task() {
-            Ok(t) => t,
-            Err(e) => return Some(Err(e)),
-        };
-        match self.0.permission(cred, mask, perm) {
-            Some(r) => Some(r),
-            None if may_access_as(cred, &t, Ids::Fs) => None,
-            None => Some(Err(EACCES)),
+    fn permission(&self, cred: &Cred, _: u32, _: &Perm) -> Option<Result<()>> {
+        match self.0.0.task() {
+            Ok(t) if std::ptr::eq(&*t.cred(), cred) || may_access_as(cred, &t, Ids::Fs) => None,
+            Ok(_) => Some(Err(EACCES)),
+            Err(e) => Some(Err(e)),
         }
     }
 }
@@ -351,6 +368,7 @@ macro_rules! common_rows {
             Row::text("stat", 0o444, stat::show),
             Row::text("statm", 0o444, statm::show),
             Row::text("status", 0o444, status::show),
+            Row::text("syscall", 0o400, syscall::show),
             Row::file("uid_map", 0o644, |t| idmap::file(t, IdKind::User)),
             Row::text("wchan", 0o444, wchan::show),
         ]
@@ -359,6 +377,7 @@ macro_rules! common_rows {
 
 /// `/proc/<pid>`.
 static ROWS: &[Row<Target>] = common_rows![
+    Row::dir("map_files", 0o500, map_files::dir),
     Row::file("mountstats", 0o400, mounts::mountstats),
     Row::dir("task", 0o555, task::dir),
     Row::file("timens_offsets", 0o644, timens::file),

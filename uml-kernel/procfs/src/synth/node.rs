@@ -62,6 +62,11 @@ pub trait Link: Send + Sync {
     /// The text.
     fn readlink(&self, task: &Task) -> Result<Vec<u8>>;
 
+    /// `st_size`.
+    fn size(&self) -> u64 {
+        0
+    }
+
     /// Where a magic link leads.
     fn follow(&self, task: &Task) -> Option<Result<Path>> {
         let _ = task;
@@ -274,7 +279,8 @@ impl Inode for Node {
         };
         let size = match &self.body {
             Body::File(f) => f.size(),
-            _ => 0,
+            Body::Link(l) => l.size(),
+            Body::Dir(_) => 0,
         };
         let perm = self.access.as_ref().and_then(|a| a.mode());
         let a = self.attr.lock();

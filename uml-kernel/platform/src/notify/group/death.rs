@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Ctx, Ended, Group, Run, State};
-use crate::api::Kick;
+use crate::api::{Kick, Stance};
 use crate::notify::serve::{First, serve_and_work};
 use crate::process::HostProcess;
+use crate::seccomp::stopped;
 use crate::seccomp::zygote::INTERRUPT;
 use crate::sys;
 use crate::watch::{Interrupted, Overdue};
@@ -99,6 +100,13 @@ impl Group {
         (waiting.count() > 0, late.map(|m| -> Arc<dyn Interrupted> { m.cx.clone() }).collect())
     }
 
+    /// Whether a worker has the context, and no conversation with its thread.
+    fn is_served(&self, cx: &Ctx) -> bool {
+        let st = self.lock();
+        let member = st.members.get(&cx.tid).filter(|m| std::ptr::eq(&*m.cx, cx));
+        member.is_some_and(|m| matches!(m.run, Run::Served))
+    }
+
     fn is_member(&self, cx: &Ctx) -> bool {
         self.lock().members.get(&cx.tid).is_some_and(|m| std::ptr::eq(&*m.cx, cx))
     }
@@ -121,5 +129,17 @@ impl Kick for Ctx {
 
     fn host_tid(&self) -> i32 {
         if self.space.group.is_member(self) && !self.space.process.is_gone() { self.tid } else { 0 }
+    }
+
+    fn stance(&self) -> Stance {
+        if !self.space.group.is_served(self) {
+            return Stance::Running;
+        }
+        if self.stand.in_call() {
+            return Stance::InHostCall;
+        }
+        let base = &self.space.group.machine.base;
+        let place = base.place(&self.slot, self.slot_addr);
+        stopped::glance(place, base.xstate_size()).map_or(Stance::Running, Stance::Stopped)
     }
 }

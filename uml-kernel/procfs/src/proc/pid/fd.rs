@@ -8,8 +8,11 @@ use uml_core::file::File;
 use uml_core::task::Task;
 use uml_core::vfs::Path;
 
-use super::{FileAccess, Target, links};
+use super::{FileAccess, OwnAccess, Target, links};
 use crate::synth::{Directory, Entry, Link, Spec, Text, TextFn};
+
+/// What links to open files say their size is.
+pub const LINK_SIZE: u64 = 64;
 
 /// A descriptor number as a name.
 fn parse(name: &[u8]) -> Option<i32> {
@@ -31,7 +34,7 @@ fn entries(t: &Target, reader: &Task, kind: u32) -> Result<Vec<Entry>> {
 struct Links(Target);
 
 pub fn dir(t: &Target) -> Spec {
-    Spec::dir(Links(t.clone()))
+    Spec::dir(Links(t.clone())).access(OwnAccess::new(t))
 }
 
 impl Directory for Links {
@@ -80,12 +83,16 @@ impl Link for FdLink {
     fn follow(&self, task: &Task) -> Option<Result<Path>> {
         Some(self.path(task))
     }
+
+    fn size(&self) -> u64 {
+        LINK_SIZE
+    }
 }
 
 struct Infos(Target);
 
 pub fn info_dir(t: &Target) -> Spec {
-    Spec::dir(Infos(t.clone()))
+    Spec::dir(Infos(t.clone())).access(OwnAccess::new(t))
 }
 
 fn info(t: &Target, fd: i32, reader: &Task, out: &mut Text) -> Result<()> {
