@@ -100,8 +100,7 @@ fn varlinkctl() -> Option<Command> {
     if found(&mut Command::new("varlinkctl")) {
         return Some(Command::new("varlinkctl"));
     }
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cache/stock-sid");
-    let root = std::env::var_os("UML_STOCK_ROOT").map_or(cache, Into::into);
+    let root = common::stock_root();
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let inside = || {
         let mut c = Command::new(libraries.join("ld-linux-x86-64.so.2"));

@@ -2,16 +2,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use common::World;
-
-/// The switch beside umld if it was built, else an installed one.
-fn switch() -> Option<PathBuf> {
-    let ours = Path::new(env!("CARGO_BIN_EXE_umld")).with_file_name("uml_switch");
-    [ours, "/usr/bin/uml_switch".into()].into_iter().find(|p| p.exists())
-}
+use common::{World, switch};
 
 /// A stock kernel that has legacy interfaces: `UML_STOCK_61`, or where tests/run puts it.
 /// None on CPUs with AMX, where it cannot run programs.

@@ -7,113 +7,26 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 
+from asked import GUEST, PATIENCE, Machine, end_all, say, start
+
 UMLD, DIRECTORY = sys.argv[1:3]
 SWITCH, CONSOLE = os.path.join(DIRECTORY, "switch"), os.path.join(DIRECTORY, "console")
-PATIENCE = 60
-# Found without PATH.
+# To be found without PATH.
 PYTHON = shutil.which("python3")
 
-# Does what each line of its input says, and answers with one line.
-GUEST = r'''
-import os, socket, struct, subprocess, sys, threading
-DEVICE = sys.argv[1]
-os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
-data = bytes(range(251)) * (4 << 12)
-def whole(s):
-    parts = []
-    while True:
-        b = s.recv(1 << 20)
-        if not b:
-            return b"".join(parts)
-        parts.append(b)
-def serve(l):
-    while True:
-        c, a = l.accept()
-        c.sendall(whole(c))
-        c.close()
-def send(peer):
-    s = socket.create_connection((peer, 80), timeout=40)
-    s.sendall(data)
-    s.shutdown(socket.SHUT_WR)
-    return "same" if whole(s) == data else "different"
-def ping(peer):
-    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    s.settimeout(1)
-    request = bytes([8, 0, 0xf7, 0xfd, 0, 1, 0, 1])
-    for attempt in range(3):
-        try:
-            s.sendto(request, (peer, 0))
-            while True:
-                b, (a, _) = s.recvfrom(2000)
-                if a == peer and b[20] == 0:
-                    return "an answer"
-        except OSError:
-            pass
-    return "no answer"
-def again():
-    for state in "down", "up":
-        subprocess.run(["ip", "link", "set", DEVICE, state], check=True)
-    return "up"
-def log():
-    lines = subprocess.run(["dmesg"], capture_output=True, text=True).stdout.split("\n")
-    lines = [l for l in lines if " vde" in l]
-    return lines[-1].split("] ")[-1] if lines else "nothing"
-threading.Thread(target=serve, args=(socket.create_server(("0.0.0.0", 80)),), daemon=True).start()
-print("ready", flush=True)
-for line in sys.stdin:
-    word, *rest = line.split()
-    try:
-        print({"send": send, "ping": ping, "again": again, "log": log}[word](*rest), flush=True)
-    except OSError as e:
-        print(e, flush=True)
-'''
 
-
-class Guest:
-    def __init__(self, spec, ip, **environment):
-        device = spec[:4]
-        self.process = subprocess.Popen(
-            [UMLD, "run", "--mem", "128M", "--net", "none", "--append", spec,
-             "--append", f"ip={ip}:::255.255.255.0::{device}:off", "--", PYTHON, "-c", GUEST, device],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment)
-        started.append(self.process)
-        self.before = []
-        while (line := self.line()) != "ready":
-            self.before.append(line)
-            assert line, self.before
-
-    def line(self):
-        late = threading.Timer(PATIENCE, self.process.kill)
-        late.start()
-        line = self.process.stdout.readline().strip()
-        late.cancel()
-        return line
-
-    def ask(self, words):
-        self.process.stdin.write(words + "\n")
-        self.process.stdin.flush()
-        return self.line() or "ended"
-
-    def until(self, words, answer):
-        """Asks until the answer is this one, or for too long."""
-        late = threading.Event()
-        timer = threading.Timer(PATIENCE, late.set)
-        timer.start()
-        while (said := self.ask(words)) != answer and said != "ended" and not late.is_set():
-            pass
-        timer.cancel()
-        return said
+def guest(spec, ip, **environment):
+    return Machine(start(
+        [UMLD, "run", "--mem", "128M", "--net", "none", "--append", spec, "--", PYTHON, "-c", GUEST, f"{spec[:4]}={ip}"],
+        env=os.environ | environment)).wait()
 
 
 def switch():
     # It ends with its input.
-    p = subprocess.Popen(["vde_switch", "-s", SWITCH, "-M", CONSOLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True)
-    started.append(p)
+    p = start(["vde_switch", "-s", SWITCH, "-M", CONSOLE])
     console("showinfo", p)
     return p
 
@@ -140,18 +53,13 @@ def console(command, process):
                 return text
 
 
-def say(what, *said):
-    print(what + ":", ", ".join(said), flush=True)
-
-
-started = []
 try:
     # Who names no network has this one.
     os.makedirs(os.path.join(DIRECTORY, ".vde2"), exist_ok=True)
     os.symlink(SWITCH, os.path.join(DIRECTORY, ".vde2", "default.switch"))
     first = switch()
-    a = Guest(f"vec0:transport=vde,vnl={SWITCH},port=7,descr=alpha", "10.7.0.1")
-    b = Guest("eth0=vde,,02:00:00:00:00:0b,9,,660,beta", "10.7.0.2")
+    a = guest(f"vec0:transport=vde,vnl={SWITCH},port=7,descr=alpha", "10.7.0.1")
+    b = guest("eth0=vde,,02:00:00:00:00:0b,9,,660,beta", "10.7.0.2")
     say("transfers", a.ask("send 10.7.0.2"), b.ask("send 10.7.0.1"))
     ports = console("port/allprint", first)
     at = {n: [l.strip() for l in p.split("\n")] for n, _, p in
@@ -169,34 +77,31 @@ try:
     first.kill()
     first.wait()
     lost = "host side failed: vde_plug on {} has ended; set the interface down and up again"
-    say("killed", a.until("log", "vec0: " + lost.format(SWITCH)).replace(SWITCH, "SWITCH"),
-        b.until("log", "eth0: " + lost.format("the default network")))
+    say("killed", a.until("log vde", "vec0: " + lost.format(SWITCH)).replace(SWITCH, "SWITCH"),
+        b.until("log vde", "eth0: " + lost.format("the default network")))
     say("without", a.ask("ping 10.7.0.2"), b.ask("ping 10.7.0.1"))
     second = switch()
     # Until they are opened again nothing moves.
     say("not yet", a.ask("ping 10.7.0.2"), b.ask("ping 10.7.0.1"))
-    say("again", a.ask("again"), b.ask("again"), a.until("ping 10.7.0.2", "an answer"), b.ask("send 10.7.0.1"))
+    say("again", a.ask("again vec0"), b.ask("again eth0"), a.until("ping 10.7.0.2", "an answer"), b.ask("send 10.7.0.1"))
 
     # In the middle of transfers: nobody hangs but the one who sends.
-    b.process.stdin.write("send 10.7.0.1\n" * 2)
-    b.process.stdin.flush()
-    before = b.line()
+    before = b.ask("send 10.7.0.1")
+    b.tell("send 10.7.0.1")
     second.kill()
     second.wait()
-    say("in between", before, a.until("log", "vec0: " + lost.format(SWITCH)).replace(SWITCH, "SWITCH"))
+    say("in between", before, a.until("log vde", "vec0: " + lost.format(SWITCH)).replace(SWITCH, "SWITCH"))
     third = switch()
-    a.ask("again")
+    a.ask("again vec0")
     b.process.kill()
-    c = Guest(f"eth0=vde,{SWITCH}", "10.7.0.3")
+    c = guest(f"eth0=vde,{SWITCH}", "10.7.0.3")
     say("third", c.ask("send 10.7.0.1"), a.ask("send 10.7.0.3"))
 
     nowhere = os.path.join(DIRECTORY, "nowhere")
-    d = Guest(f"vec0:transport=vde,vnl={nowhere}", "10.7.0.4")
+    d = guest(f"vec0:transport=vde,vnl={nowhere}", "10.7.0.4")
     why = f"vec0: host side failed: vde_plug on {nowhere} failed (exit status: 1); set the interface down and up again"
-    say("nowhere", d.until("log", why).replace(nowhere, "NOWHERE"), d.ask("ping 10.7.0.1"))
-    e = Guest("vec0:transport=vde", "10.7.0.5", PATH="/nonexistent")
-    say("no program", e.ask("log"))
+    say("nowhere", d.until("log vde", why).replace(nowhere, "NOWHERE"), d.ask("ping 10.7.0.1"))
+    e = guest("vec0:transport=vde", "10.7.0.5", PATH="/nonexistent")
+    say("no program", e.ask("log vde"))
 finally:
-    for p in started:
-        p.kill()
-        p.wait()
+    end_all()

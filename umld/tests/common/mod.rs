@@ -219,9 +219,27 @@ impl Drop for World {
     }
 }
 
+/// The root with Debian's stock kernel of sid and its libraries, which may not be there: `UML_STOCK_ROOT`, or where tests/run puts it.
+pub fn stock_root() -> PathBuf {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cache/stock-sid");
+    std::env::var_os("UML_STOCK_ROOT").map_or(cache, Into::into)
+}
+
+/// The switch beside umld if it was built, else an installed one.
+pub fn switch() -> Option<PathBuf> {
+    let ours = Path::new(env!("CARGO_BIN_EXE_umld")).with_file_name("uml_switch");
+    [ours, "/usr/bin/uml_switch".into()].into_iter().find(|p| p.exists())
+}
+
 /// Runs the script `name` of this directory with umld's path, and the world's if it is wanted, as root of a network namespace
 /// of its own; what it printed on standard output and error. `None`, said on standard error, where that cannot be.
 pub fn in_own_network(w: &World, name: &str, with_path: bool) -> Option<(String, String)> {
+    let path = w.path("");
+    in_own_network_with(w, name, if with_path { std::slice::from_ref(&path) } else { &[] })
+}
+
+/// The same with these arguments after umld's path.
+pub fn in_own_network_with(w: &World, name: &str, more: &[PathBuf]) -> Option<(String, String)> {
     let probe = Command::new("unshare").args(["-rn", "python3", "-c", "import subprocess; subprocess.run(['ip', 'link', 'add', 'dev', 'x', 'type', 'veth', 'peer', 'name', 'y'], check=True)"]).output();
     if !probe.is_ok_and(|o| o.status.success()) {
         eprintln!("skipped: no user namespace with veth interfaces, python3 and ip here");
@@ -229,10 +247,7 @@ pub fn in_own_network(w: &World, name: &str, with_path: bool) -> Option<(String,
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
     let mut c = Command::new("unshare");
-    c.args(["-rn", "python3"]).arg(script).arg(w.umld().get_program());
-    if with_path {
-        c.arg(w.path(""));
-    }
+    c.args(["-rn", "python3"]).arg(script).arg(w.umld().get_program()).args(more);
     let out = c.env("HOME", w.path("")).output().unwrap();
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     let (out_text, err) = (text(&out.stdout), text(&out.stderr));
