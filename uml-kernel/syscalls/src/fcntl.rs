@@ -112,8 +112,8 @@ fn fcntl(cx: &mut Ctx<'_>, fd: i32, cmd: i32, arg: u64) -> Result<u64> {
             set_owner(task, &file, o.kind, o.pid)
         }
         F_GETOWN_EX => {
-            let o = *file.owner.lock();
-            user::write_obj(task, arg, &OwnerEx { kind: o.kind, pid: task.show_pid(o.id) })?;
+            let (kind, pid) = living_owner(task, &file);
+            user::write_obj(task, arg, &OwnerEx { kind, pid })?;
             Ok(0)
         }
         F_GETOWNER_UIDS => {
@@ -192,9 +192,21 @@ pub(crate) fn set_signed_owner(task: &Arc<Task>, file: &Arc<File>, id: i32) -> R
 
 /// F_GETOWN and its kin.
 pub(crate) fn signed_owner(task: &Task, file: &File) -> i32 {
+    let (kind, id) = living_owner(task, file);
+    if kind == F_OWNER_PGRP { -id } else { id }
+}
+
+/// The owner's kind and its id as `task` sees it: 0 when nothing of that kind has the number (any more).
+fn living_owner(task: &Task, file: &File) -> (i32, i32) {
     let o = *file.owner.lock();
-    let id = task.show_pid(o.id);
-    if o.kind == F_OWNER_PGRP { -id } else { id }
+    let kernel = task.kernel();
+    let tree = kernel.tree.read();
+    let lives = match o.kind {
+        F_OWNER_PGRP => !tree.group(o.id).is_empty(),
+        F_OWNER_TID => tree.task(o.id).is_some(),
+        _ => tree.get(o.id).is_some(),
+    };
+    (o.kind, if lives { task.show_pid(o.id) } else { 0 })
 }
 
 fn set_owner(task: &Arc<Task>, file: &Arc<File>, kind: i32, id: i32) -> Result<u64> {
@@ -202,12 +214,8 @@ fn set_owner(task: &Arc<Task>, file: &Arc<File>, kind: i32, id: i32) -> Result<u
     if id != 0 {
         let kernel = task.kernel();
         let tree = kernel.tree.read();
-        let known = match kind {
-            F_OWNER_PGRP => !tree.group(id).is_empty(),
-            F_OWNER_TID => tree.task(id).is_some(),
-            _ => tree.get(id).is_some(),
-        };
-        if !known {
+        // The number has to be in use; as what does not matter, as on Linux.
+        if tree.task(id).is_none() && tree.get(id).is_none() && tree.group(id).is_empty() {
             return Err(ESRCH);
         }
     }

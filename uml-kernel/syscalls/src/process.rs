@@ -395,7 +395,9 @@ fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> Result<u64> {
     let k = cx.task.kernel();
     let mut tree = k.tree.write();
     let session = tree.get(me).ok_or(ESRCH)?.session;
-    let target = tree.get(pid).ok_or(ESRCH)?;
+    // A thread that leads no process has no group of its own.
+    let absent = if tree.task(pid).is_some() { EINVAL } else { ESRCH };
+    let target = tree.get(pid).ok_or(absent)?;
     if pid != me {
         if target.parent != me {
             return Err(ESRCH);

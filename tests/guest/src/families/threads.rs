@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 
 cases! {
-    create_join, thread_ids, thread_local, many_threads, parallel_counter, robust_mutex, mutex_kinds, condition, rwlock, barrier, semaphores, once_and_keys, cancellation, detached, thread_names, exit_of_thread, exit_after_join, set_tid_address, arch_prctl, thread_stacks, fork_in_thread, lock_convoy, timed_locks,
+    create_join, thread_ids, thread_local, many_threads, parallel_counter, robust_mutex, mutex_kinds, condition, rwlock, barrier, semaphores, once_and_keys, cancellation, detached, thread_names, exit_of_thread, exit_after_join, set_tid_address, arch_prctl, thread_stacks, fork_in_thread, named_from_outside, lock_convoy, timed_locks,
 }
 
 fn create_join() {
@@ -507,6 +507,105 @@ fn fork_in_thread() {
     .join()
     .unwrap();
     say("child of a thread is alone and its leader", r);
+}
+
+/// Calls that take a pid, with the tid of a thread of another process that leads nothing.
+fn named_from_outside() {
+    let w: &'static [AtomicI32; 64] = shared_words();
+    let pid = child(|| {
+        set_action(libc::SIGUSR1, libc::SIG_IGN);
+        std::thread::spawn(move || {
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) };
+            publish(&w[0], gettid());
+            await_change(&w[1], 0);
+        })
+        .join()
+        .map_or(1, |()| 0)
+    });
+    await_change(&w[0], 0);
+    let tid = w[0].load(SeqCst);
+    await_state(pid, tid, "S");
+    say("kill", c!(libc::kill(tid, 0)));
+    say("kill, a signal", c!(libc::kill(tid, libc::SIGUSR1)));
+    say("tkill", sc!(libc::SYS_tkill, tid, 0));
+    say("tgkill", sc!(libc::SYS_tgkill, pid, tid, 0));
+    say("tgkill, not the leader", sc!(libc::SYS_tgkill, tid, tid, 0));
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_code = libc::SI_QUEUE;
+    say("rt_sigqueueinfo", sc!(libc::SYS_rt_sigqueueinfo, tid, libc::SIGUSR1, &raw mut info));
+    say(
+        "rt_tgsigqueueinfo",
+        sc!(libc::SYS_rt_tgsigqueueinfo, pid, tid, libc::SIGUSR1, &raw mut info),
+    );
+    say("getpgid", c!(libc::getpgid(tid)) == c!(libc::getpgid(pid)));
+    say("getsid", c!(libc::getsid(tid)) == c!(libc::getsid(pid)));
+    say("setpgid", c!(libc::setpgid(tid, 0)));
+    say("getpriority", c!(libc::getpriority(libc::PRIO_PROCESS, tid as u32)));
+    say("of the leader", c!(libc::getpriority(libc::PRIO_PROCESS, pid as u32)));
+    say("setpriority", c!(libc::setpriority(libc::PRIO_PROCESS, tid as u32, 7)));
+    say("getpriority", c!(libc::getpriority(libc::PRIO_PROCESS, tid as u32)));
+    say("of the leader", c!(libc::getpriority(libc::PRIO_PROCESS, pid as u32)));
+    say("sched_getscheduler", c!(libc::sched_getscheduler(tid)));
+    let mut param = libc::sched_param { sched_priority: 0 };
+    say(
+        "sched_setscheduler",
+        c!(libc::sched_setscheduler(tid, libc::SCHED_BATCH, &raw const param)),
+    );
+    say("sched_getscheduler", c!(libc::sched_getscheduler(tid)));
+    say("of the leader", c!(libc::sched_getscheduler(pid)));
+    say("sched_getparam", c!(libc::sched_getparam(tid, &raw mut param)));
+    let mut cpus = [0u64; 16];
+    say("sched_getaffinity", sc!(libc::SYS_sched_getaffinity, tid, 128, cpus.as_mut_ptr()).is_ok());
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    say("prlimit", c!(libc::prlimit(tid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit)));
+    say("ioprio_get", sc!(libc::SYS_ioprio_get, 1, tid));
+    let mut header = [0x2008_0522u32, tid as u32];
+    let mut data = [0u32; 6];
+    say("capget", sc!(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()));
+    let (mut head, mut len) = (0usize, 0usize);
+    say("get_robust_list", sc!(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len));
+    say("its size", len);
+    let here = 0u64;
+    let mut there = 0u64;
+    let local = libc::iovec { iov_base: (&raw mut there).cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: (&raw const here).cast_mut().cast(), iov_len: 8 };
+    say(
+        "process_vm_readv",
+        c!(libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0)),
+    );
+    say("kcmp, memory", sc!(libc::SYS_kcmp, pid, tid, 1, 0, 0));
+    say("kcmp, files", sc!(libc::SYS_kcmp, pid, tid, 2, 0, 0));
+    say("wait4", c!(libc::wait4(tid, std::ptr::null_mut(), libc::WNOHANG, std::ptr::null_mut())));
+    let process_clock = !tid << 3 | 2;
+    let thread_clock = !tid << 3 | 6;
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    say("CPU clock of the process", c!(libc::clock_gettime(process_clock, &raw mut time)));
+    say("CPU clock of the thread", c!(libc::clock_gettime(thread_clock, &raw mut time)));
+    let mut pair = [0i32; 2];
+    unsafe { libc::pipe(pair.as_mut_ptr()) };
+    say("F_SETOWN", c!(libc::fcntl(pair[0], libc::F_SETOWN, tid)));
+    say("F_GETOWN", c!(libc::fcntl(pair[0], libc::F_GETOWN)));
+    let mut owner = [0, tid];
+    say("F_SETOWN_EX", c!(libc::fcntl(pair[0], 15, owner.as_mut_ptr())));
+    say("F_GETOWN is it", c!(libc::fcntl(pair[0], libc::F_GETOWN)) == R(tid.into()));
+    owner = [1, pid];
+    say("of the process", c!(libc::fcntl(pair[0], 15, owner.as_mut_ptr())));
+    say("its task directory", std::fs::read_dir(format!("/proc/{tid}/task")).unwrap().count());
+    say("its leader there", std::path::Path::new(&format!("/proc/{tid}/task/{pid}")).exists());
+    say(
+        "it in another's",
+        std::path::Path::new(&format!("/proc/{}/task/{tid}", getpid())).exists(),
+    );
+    say(
+        "its files",
+        std::fs::read_dir(format!("/proc/{tid}/fd")).unwrap().count()
+            == std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+    );
+    publish(&w[1], 1);
+    say("ends", wait_opt(pid, 0));
+    say("F_GETOWN of who is gone", c!(libc::fcntl(pair[0], libc::F_GETOWN)));
+    say("F_GETOWN_EX", c!(libc::fcntl(pair[0], 16, owner.as_mut_ptr())));
+    say("kind and id", format!("{owner:?}"));
 }
 
 fn lock_convoy() {
