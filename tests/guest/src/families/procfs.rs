@@ -5,7 +5,7 @@ use crate::{c, cases};
 
 cases! {
     self_links, status_fields, stat_fields, statm_and_maps, cmdline_environ, fd_and_fdinfo, task_directory, other_processes, mem_file, oom_and_misc, system_files,
-    sys_kernel, mounts_and_filesystems, exe_cwd_root, directory_listing, dev_tree, smaps_consistent, wait_for_exit, permissions_user, thread_self, named_by_thread, big_reads,
+    sys_kernel, mounts_and_filesystems, exe_cwd_root, directory_listing, dev_tree, smaps_consistent, wait_for_exit, permissions_user, thread_self, named_by_thread, leader_gone, big_reads,
 }
 
 fn text(p: &str) -> String {
@@ -832,6 +832,58 @@ fn named_by_thread() {
     say("task", std::fs::read_dir(format!("/proc/{tid}/task")).unwrap().count());
     say("of the process", text(&format!("/proc/{}/stat", getpid())).contains(") R "));
     drop(thread);
+}
+
+/// A process whose first thread has ended while another goes on.
+fn leader_gone() {
+    let w: &'static [std::sync::atomic::AtomicI32; 64] = shared_words();
+    let pid = child(|| {
+        let other = std::thread::Builder::new().name("other".into());
+        let _thread = other.spawn(move || {
+            publish(&w[0], gettid());
+            await_change(&w[1], 0);
+            unsafe { libc::_exit(5) };
+        });
+        await_change(&w[0], 0);
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        0
+    });
+    await_change(&w[0], 0);
+    let tid = w[0].load(std::sync::atomic::Ordering::SeqCst);
+    await_state(pid, pid, "Z");
+    await_state(pid, tid, "S");
+    for (name, dir) in [("process", pid), ("thread", tid)] {
+        let status = text(&format!("/proc/{dir}/status"));
+        let field = |k: &str| {
+            let line = status.lines().find(|l| l.starts_with(&format!("{k}:")));
+            line.map_or("none".into(), |l| l.split('\t').skip(1).collect::<Vec<_>>().join(" "))
+        };
+        let fields = ["Name", "State", "Threads"].map(field);
+        say(name, fields.join(", "));
+        say("memory", field("VmSize") != "none");
+        let stat = text(&format!("/proc/{dir}/stat"));
+        say("stat", stat.rsplit_once(") ").unwrap().1.split(' ').next().unwrap());
+        say("comm", text(&format!("/proc/{dir}/comm")).trim());
+        for f in ["cmdline", "maps", "statm", "environ", "cgroup", "mounts"] {
+            let r = std::fs::read(format!("/proc/{dir}/{f}"));
+            say(
+                f,
+                r.map_or_else(
+                    |e| errno_name(e.raw_os_error().unwrap()),
+                    |b| (!b.is_empty()).to_string(),
+                ),
+            );
+        }
+        for f in ["exe", "cwd", "root"] {
+            let r = std::fs::read_link(format!("/proc/{dir}/{f}"));
+            say(f, r.map_or_else(|e| errno_name(e.raw_os_error().unwrap()), |_| "a link".into()));
+        }
+        say("task", std::fs::read_dir(format!("/proc/{dir}/task")).unwrap().count());
+    }
+    say("kill", c!(libc::kill(pid, 0)));
+    say("not to be waited for", c!(libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG)));
+    publish(&w[1], 1);
+    say("ends", wait_opt(pid, 0));
 }
 
 fn big_reads() {

@@ -60,7 +60,7 @@ use crate::synth::{Access, Body, Directory, Entry, Node, Row, Rows, Spec};
 pub struct Target {
     pub mnt: Arc<Mnt>,
     process: Weak<Process>,
-    /// The thread that was named, here or below `task/`; `None` for the leader, which others stand for once it is dead.
+    /// The thread that was named, here or below `task/`; `None` for the leader.
     thread: Option<Weak<Task>>,
     /// Below `task/`: sums are of the thread. Otherwise of the process as a whole, whichever thread named it.
     single: bool,
@@ -127,8 +127,7 @@ impl Target {
         self.mnt.kernel.upgrade().ok_or(ESRCH)
     }
 
-    /// The thread, or a thread that stands for the process: its leader while that lives, then another, then
-    /// the leader's remains. `ESRCH` once the process has been waited for.
+    /// The thread, or the leader of the process, alive or a zombie. `ESRCH` once the process has been waited for.
     pub fn task(&self) -> Result<Arc<Task>> {
         let kernel = self.kernel()?;
         let process = self.process.upgrade().ok_or(ESRCH)?;
@@ -147,10 +146,7 @@ impl Target {
                     Err(ESRCH)
                 }
             }
-            None => {
-                let live = e.threads.get(&e.leader.tid).or_else(|| e.threads.values().next());
-                Ok(live.unwrap_or(&e.leader).clone())
-            }
+            None => Ok(e.leader.clone()),
         }
     }
 
@@ -160,6 +156,15 @@ impl Target {
         let tree = kernel.tree.read();
         let e = tree.get(self.pid).ok_or(ESRCH)?;
         Ok(e.threads.values().cloned().collect())
+    }
+
+    /// Every thread of the process, in order; its leader is one until the process has been waited for.
+    pub fn members(&self) -> Result<Vec<Arc<Task>>> {
+        let kernel = self.kernel()?;
+        let tree = kernel.tree.read();
+        let e = tree.get(self.pid).ok_or(ESRCH)?;
+        let dead = Some(&e.leader).filter(|l| !e.threads.contains_key(&l.tid));
+        Ok(dead.into_iter().chain(e.threads.values()).cloned().collect())
     }
 
     /// The task, when `reader` may look into it; `EACCES` otherwise.

@@ -39,7 +39,7 @@ fn link(t: &Target, get: fn(&Task) -> Result<Path>) -> Spec {
 }
 
 /// A task that has exited has no directories.
-fn living(t: &Task) -> Result<()> {
+pub(super) fn living(t: &Task) -> Result<()> {
     match t.run_state() {
         uml_core::task::RunState::Zombie | uml_core::task::RunState::Dead => Err(ENOENT),
         _ => Ok(()),
@@ -55,5 +55,6 @@ pub fn root(t: &Target) -> Spec {
 }
 
 pub fn exe(t: &Target) -> Spec {
-    link(t, |t| t.process.exe.lock().clone().ok_or(ENOENT))
+    // Of a leader that has ended, nothing is known, though its process may live.
+    link(t, |t| living(t).and_then(|()| t.process.exe.lock().clone().ok_or(ENOENT)))
 }

@@ -37,6 +37,7 @@ pub fn mountstats(t: &Target) -> Spec {
 impl Regular for Table {
     fn open(&self, _: u32) -> Result<Box<dyn FileOps>> {
         let task = self.target.task()?;
+        super::links::living(&task).map_err(|_| uml_abi::errno::EINVAL)?;
         let (ns, root) = (task.fs().mounts(), task.fs().root());
         let (line, shown, counted) = (self.line, ns.clone(), ns.clone());
         let text = TextFile::new(move |reader, out| render(&shown, &root, line, reader, out));

@@ -19,7 +19,7 @@ pub fn priority(policy: i32, rt: i32, nice: i32) -> i32 {
 pub fn show(t: &Target, _: &Task, out: &mut Text) -> Result<()> {
     let task = t.task()?;
     let p = task.personal.lock().clone();
-    let threads = t.threads()?.len();
+    let threads = t.members()?.len();
     let name = String::from_utf8_lossy(&task.comm()).into_owned();
     writeln!(out, "{name} ({}, #threads: {threads})", t.mnt.pid_ns.show(task.tid));
     writeln!(out, "{:-<67}", "");

@@ -48,7 +48,8 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let process = &task.process;
     let permitted = may_access(reader, &task, Ids::Fs);
     let state = state(t, &task)?;
-    let (ppid, pgrp, session, threads, exit_code) = {
+    let threads = t.members()?.len();
+    let (ppid, pgrp, session, exit_code) = {
         let tree = kernel.tree.read();
         match tree.get(t.pid) {
             Some(e) => {
@@ -57,7 +58,7 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
                     _ => 0,
                 };
                 let show = |pid| t.mnt.pid_ns.show(pid);
-                (show(e.parent), show(e.pgrp), show(e.session), e.threads.len().max(1), code)
+                (show(e.parent), show(e.pgrp), show(e.session), code)
             }
             None => return Err(uml_abi::errno::ESRCH),
         }

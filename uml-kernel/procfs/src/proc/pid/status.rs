@@ -139,10 +139,11 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let process = &task.process;
     let cred = task.cred();
     let letter = stat::state(t, &task)?.letter();
-    let (ppid, pgrp, session, threads) = {
+    let threads = t.members()?.len();
+    let (ppid, pgrp, session) = {
         let tree = kernel.tree.read();
         let e = tree.get(t.pid).ok_or(ESRCH)?;
-        (e.parent, e.pgrp, e.session, e.threads.len().max(1))
+        (e.parent, e.pgrp, e.session)
     };
     let pid = stat::task_id(t, &task);
     let ns = &t.mnt.pid_ns;

@@ -22,11 +22,7 @@ impl Directory for Tasks {
     }
 
     fn list(&self, _: &Task) -> Result<Vec<Entry>> {
-        let mut tasks = self.0.threads().map_err(|_| ENOENT)?;
-        if tasks.is_empty() {
-            // A zombie still has its leader.
-            tasks.push(self.0.task().map_err(|_| ENOENT)?);
-        }
+        let tasks = self.0.members().map_err(|_| ENOENT)?;
         let entry = |t: &std::sync::Arc<Task>| Entry {
             name: self.0.mnt.pid_ns.show(t.tid).to_string().into_bytes(),
             kind: libc::S_IFDIR,
@@ -36,6 +32,6 @@ impl Directory for Tasks {
     }
 
     fn links(&self) -> u32 {
-        2 + self.0.threads().map_or(0, |t| t.len() as u32)
+        2 + self.0.members().map_or(0, |t| t.len() as u32)
     }
 }
