@@ -68,6 +68,7 @@ pub fn register(
         Ok(())
     });
     proc.sources.add_sysctl("fs/aio-nr", 0o444, aio);
+    uml_base::pressure::set_processors(kernel.ncpus);
     uml_core::task::load::start(kernel).map_err(|e| format!("load average thread: {e}"))?;
     uml_core::memory::start(kernel).map_err(|e| format!("memory watch thread: {e}"))?;
     outside.open(kernel, &proc, &net);

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod klog;
 pub mod lock;
 pub mod poll;
+pub mod pressure;
 pub mod storage;
 pub mod wait;
 

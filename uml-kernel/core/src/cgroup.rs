@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Events, Mutex, Rank, WaitQueue};
+use uml_base::{Events, Mutex, Rank, WaitQueue, pressure};
 
 use crate::kernel::Kernel;
 use crate::memory::limit::GroupMemory;
@@ -83,6 +83,8 @@ pub struct Cgroup {
     pub cpu: GroupCpu,
     pub io: io::GroupIo,
     pub weight: weight::GroupWeight,
+    /// Stalls of its tasks and those below.
+    pub pressure: Arc<pressure::Group>,
     children: Mutex<BTreeMap<Vec<u8>, Arc<Cgroup>>>,
     /// Controllers enabled for the children (`cgroup.subtree_control`).
     subtree_control: AtomicU32,
@@ -107,10 +109,15 @@ pub struct Cgroup {
 
 impl Cgroup {
     fn new(id: u64, name: &[u8], parent: Option<Arc<Cgroup>>) -> Arc<Cgroup> {
+        let pressure = match &parent {
+            Some(p) => pressure::Group::below(&p.pressure),
+            None => pressure::machine().clone(),
+        };
         Arc::new(Cgroup {
             id,
             name: name.to_vec(),
             parent,
+            pressure,
             pids: Pids {
                 current: AtomicI64::new(0),
                 peak: AtomicI64::new(0),
@@ -403,6 +410,7 @@ impl Cgroups {
                 }
             }
             *child.charge.lock() = Some(group.charge(false)?);
+            child.pressure.move_to(&group.pressure);
             if new_process {
                 let mut m = child.process.cgroup.lock();
                 m.group = Some(group.clone());
@@ -473,6 +481,7 @@ impl Cgroups {
                 let new = to.charge(true)?;
                 let old = t.charge.lock().replace(new);
                 drop(old);
+                t.pressure.move_to(&to.pressure);
             }
             let mut now = usage::of_process(task);
             if let Ok(mm) = task.mm() {

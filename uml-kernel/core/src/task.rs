@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Mutex, Rank, RwLock};
+use uml_base::{Mutex, Rank, RwLock, pressure};
 use uml_mm::Mm;
 use uml_platform::Kick;
 
@@ -172,6 +172,8 @@ pub struct Task {
     pub saved_sigmask: Mutex<Option<u64>>,
     /// There may be such a mask.
     pub(crate) mask_saved: AtomicBool,
+    /// Its place in the counts of who runs and who waits for what.
+    pub(crate) pressure: Arc<pressure::Member>,
     /// Its vDSO has the clocks of another time namespace.
     pub(crate) stale_clocks: AtomicBool,
     /// The context runs guest code (or is about to): a kick is needed to get its attention.
@@ -200,6 +202,7 @@ pub struct VforkDone {
 pub(crate) struct SleepState<'a> {
     task: &'a Task,
     _waiting: usage::Waiting,
+    _stall: pressure::Stall,
 }
 
 impl Drop for SleepState<'_> {
@@ -266,6 +269,7 @@ impl Task {
             nivcsw: AtomicU64::new(0),
             saved_sigmask: Mutex::new(Rank::LEAF, None),
             mask_saved: AtomicBool::new(false),
+            pressure: Default::default(),
             stale_clocks: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             unsettled: AtomicBool::new(false),
@@ -537,7 +541,11 @@ impl Task {
             WaitKind::Traced => RunState::Traced,
             _ => RunState::Blocked,
         });
-        SleepState { task: self, _waiting: usage::Waiting::sleep() }
+        let stall = match kind {
+            WaitKind::Throttled => pressure::held(),
+            _ => pressure::sleep(),
+        };
+        SleepState { task: self, _waiting: usage::Waiting::sleep(), _stall: stall }
     }
 }
 

@@ -277,6 +277,12 @@ impl CachedFile {
         let _ = self.fill(a, b);
     }
 
+    /// Waits until pages have come that somebody else reads or writes.
+    fn wait_for_pages<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let _stall = uml_base::pressure::io();
+        self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the pool evict what is too much, this file's pages too, which it cannot while they are being read ahead.
     fn make_room(&self) {
         let pool = &self.volume.pool;
@@ -290,7 +296,7 @@ impl CachedFile {
             return;
         }
         while !s.coming.is_empty() {
-            s = self.arrived.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = self.wait_for_pages(s);
         }
         drop(s);
         pool.make_room_now();
@@ -349,7 +355,7 @@ impl CachedFile {
                         break (from, s.until_coming(from, to), s.size);
                     }
                     // Whoever reads them never waits for the layout, which is held here.
-                    s = self.arrived.wait(s).unwrap_or_else(PoisonError::into_inner);
+                    s = self.wait_for_pages(s);
                 }
             };
             self.load(from, to.min(from + FILL), size)?;
@@ -391,7 +397,7 @@ impl CachedFile {
                 break;
             }
             s.waiting += 1;
-            s = self.arrived.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = self.wait_for_pages(s);
             s.waiting -= 1;
         }
         what.list(&mut s).push(pages.clone());

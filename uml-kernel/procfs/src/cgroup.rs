@@ -12,6 +12,7 @@ mod io;
 mod members;
 mod memory;
 mod pids;
+mod pressure;
 
 use std::sync::{Arc, OnceLock, Weak};
 

@@ -20,6 +20,7 @@ mod modules;
 mod net;
 mod partitions;
 pub mod pid;
+pub mod pressure;
 mod root;
 mod self_link;
 mod softirqs;

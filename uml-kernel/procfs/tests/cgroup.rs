@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::*;
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Events, PollRegistrar, WaitQueue};
+use uml_base::{Events, PollRegistrar, WaitQueue, pressure};
 use uml_core::kernel::Kernel;
 use uml_core::task::{Cred, Task};
 use uml_core::vfs::walk::DirFd;
@@ -195,12 +195,14 @@ fn files_have_the_names_of_the_host() {
         "cgroup.kill",
         "cgroup.max.depth",
         "cgroup.max.descendants",
+        "cgroup.pressure",
         "cgroup.procs",
         "cgroup.stat",
         "cgroup.subtree_control",
         "cgroup.threads",
         "cgroup.type",
         "cpu.stat",
+        "io.pressure",
         "io.stat",
         "memory.current",
         "memory.events",
@@ -211,6 +213,7 @@ fn files_have_the_names_of_the_host() {
         "memory.min",
         "memory.oom.group",
         "memory.peak",
+        "memory.pressure",
         "memory.reclaim",
         "memory.stat",
         "memory.swap.current",
@@ -307,6 +310,9 @@ fn namespaces_are_borders_of_delegation() {
     assert_eq!(write(&inside, "/in/cgroup.max.depth", "3"), Err(EPERM));
     assert_eq!(write(&inside, "/in/below/cgroup.max.depth", "3"), Ok(1));
     assert_eq!(write(&init, "/in/cgroup.max.depth", "4"), Ok(1));
+    let trigger = "some 1000 500000";
+    assert_eq!(write(&inside, "/in/memory.pressure", trigger), Err(EPERM));
+    assert_eq!(write(&inside, "/in/below/memory.pressure", trigger), Ok(16));
     assert_eq!(write(&inside, "/in/below/cgroup.procs", "60"), Ok(2));
     assert_eq!(write(&inside, "/in/cgroup.procs", "60"), Ok(2));
     // Neither the way out is open nor the way in.
@@ -315,4 +321,43 @@ fn namespaces_are_borders_of_delegation() {
     let text = &mut uml_core::io::BufSource::new(b"60");
     assert_eq!(own.write(&init, text), Err(ENOENT));
     assert_eq!(write(&init, "/out/cgroup.procs", "60"), Ok(2));
+}
+
+#[test]
+fn pressure_is_that_of_the_group_and_those_below() {
+    let (k, ns, init) = machine();
+    let t = process(&k, &ns, 70, 1, Cred::root());
+    for dir in ["/a", "/a/b", "/c"] {
+        mkdir(&init, dir).unwrap();
+    }
+    assert_eq!(write(&init, "/a/b/cgroup.procs", "70"), Ok(2));
+    let group = k.cgroups.of(&t.process).pressure.clone();
+    let member = Arc::new(pressure::Member::default());
+    member.move_to(&group);
+    member.runs();
+    pressure::works_for(&member);
+    {
+        let _stall = pressure::memory();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        // Off, and what goes on is not counted.
+        assert_eq!(write(&init, "/a/cgroup.pressure", "0"), Ok(1));
+        assert!(!list(&init, "/a").unwrap().contains(&"memory.pressure".into()));
+        assert_eq!(read(&init, "/a/memory.pressure"), Err(ENOENT));
+        assert!(list(&init, "/a/b").unwrap().contains(&"memory.pressure".into()));
+    }
+    pressure::worked();
+    assert_eq!(write(&init, "/a/cgroup.pressure", "2"), Err(ERANGE));
+    assert_eq!(write(&init, "/a/cgroup.pressure", "1"), Ok(1));
+    let total = |path: &str| {
+        let text = read(&init, path).unwrap();
+        let totals = text.lines().map(|l| l.rsplit_once('=').unwrap().1.parse::<u64>().unwrap());
+        let totals: Vec<u64> = totals.collect();
+        assert_eq!(totals[0], totals[1], "{text}");
+        totals[0]
+    };
+    assert!(total("/a/b/memory.pressure") >= 10_000);
+    assert!(total("/a/memory.pressure") >= 10_000);
+    assert_eq!(total("/c/memory.pressure"), 0);
+    assert_eq!(total("/a/io.pressure"), 0);
+    assert!(list(&init, "/").unwrap().contains(&"cpu.pressure".into()));
 }

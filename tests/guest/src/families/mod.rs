@@ -26,6 +26,7 @@ mod paths;
 mod permissions;
 mod pipes;
 mod pointers;
+mod pressure;
 mod process;
 mod procfs;
 mod procpid;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Family> {
         ipc,
         procfs,
         procpid,
+        pressure,
         pointers
     ]
 }

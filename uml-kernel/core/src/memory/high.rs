@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use uml_base::{Events, Mutex, Rank, WaitQueue, clock};
+use uml_base::{Events, Mutex, Rank, WaitQueue, clock, pressure};
 
 use crate::kernel::Kernel;
 use crate::task::{Task, WaitKind};
@@ -82,6 +82,7 @@ pub(crate) fn rest(task: &Task) {
     let Some(until) = task.process.memory.until() else { return };
     let (queue, reason) = (WaitQueue::shared(), "mem_cgroup_handle_over_high");
     let never = || None::<()>;
+    let _stall = pressure::memory();
     let _ = task.wait(&queue, Events::ALL, WaitKind::Killable, Some(until), reason, never);
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use uml_base::Events;
+use uml_base::{Events, pressure};
 use uml_platform::Next;
 
 use crate::ctx::Ctx;
@@ -105,6 +105,8 @@ pub fn exit_task(cx: &mut Ctx<'_>, code: Option<i32>) {
     ptrace::tracer_exits(&task);
     task.seccomp.clear();
     task.process.thread_wait.wake_all(Events::ALL);
+    pressure::worked();
+    task.pressure.ends();
     task.set_run_state(if task.is_leader() { RunState::Zombie } else { RunState::Dead });
     if left == 0 {
         // All other threads are gone. One of them may have called exit_group(2) since this one looked, woken by the

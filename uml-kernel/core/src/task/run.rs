@@ -23,6 +23,7 @@ use crate::task::{RunState, Task, dispatch, exit};
 
 impl Runner for Task {
     fn attached(&self, kick: Arc<dyn Kick>) {
+        self.pressure.runs();
         self.in_guest.store(true, Ordering::SeqCst);
         let old = self.kick.lock().replace(kick);
         if let Some(tid) = old.map(|k| k.host_tid()).filter(|t| *t != 0) {
@@ -40,7 +41,7 @@ impl Runner for Task {
         // Who sees it late kicks once too often.
         self.in_guest.store(false, Ordering::Release);
         self.sleeper.serve();
-        let work = Work::begin();
+        let work = Work::begin(&self);
         if !matches!(event, Event::Undone(_)) {
             self.settled();
         }

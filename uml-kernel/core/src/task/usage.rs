@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use uml_base::clock;
 use uml_base::storage::Used;
+use uml_base::{clock, pressure};
 
 use crate::signal::threads_of;
 use crate::task::Task;
@@ -69,7 +69,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn begin() -> Work {
+    pub(crate) fn begin(task: &Task) -> Work {
+        pressure::works_for(&task.pressure);
         Work { began: clock::now(), waited: WAITED.get(), used: Used::now() }
     }
 
@@ -79,6 +80,7 @@ impl Work {
         let worked = clock::since(self.began).saturating_sub(waited);
         task.system_ns.fetch_add(worked.as_nanos() as u64, Ordering::Relaxed);
         task.io.storage(Used::take(self.used));
+        pressure::worked();
     }
 }
 

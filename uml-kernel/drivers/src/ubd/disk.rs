@@ -201,6 +201,7 @@ impl Disk {
                 result = Some(f());
             }
         };
+        let _stall = uml_base::pressure::io();
         match self.kernel.upgrade() {
             Some(k) => k.blocking(&mut run),
             None => run(),

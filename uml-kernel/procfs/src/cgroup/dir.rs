@@ -11,7 +11,7 @@ use uml_core::vfs::NewNode;
 
 use super::attrs::FileAccess;
 use super::file::OpenedIn;
-use super::{Subject, core_files, cpu, file, io, members, memory, pids};
+use super::{Subject, core_files, cpu, file, io, members, memory, pids, pressure};
 use crate::synth::{Body, Directory, Entry, Node, Part, Row, Spec};
 
 /// A group: interface files and the groups below.
@@ -28,7 +28,13 @@ impl GroupDir {
     /// Tables of the files that the group has.
     fn tables(&self) -> Vec<&'static [Row<Subject>]> {
         let g = &self.0.group;
-        let mut v = vec![core_files::ROWS, cpu::ROWS];
+        let mut v = vec![core_files::ROWS, cpu::ROWS, pressure::SWITCH];
+        if g.pressure.is_enabled() {
+            v.push(pressure::ROWS);
+            if g.parent.is_none() {
+                v.push(pressure::ROOT);
+            }
+        }
         if g.parent.is_none() || g.controllers() & MEMORY != 0 {
             v.push(memory::EVERY);
         }

@@ -36,6 +36,11 @@ impl OpenedIn {
     pub fn border(&self, s: &Subject) -> Option<&Arc<CgroupNs>> {
         self.0.get().filter(|ns| ns.root.parent.is_some() && s.control.delegates_namespaces())
     }
+
+    /// Whether `s` itself is such a border: what a group may have is for those outside to say.
+    pub fn is_border(&self, s: &Subject) -> bool {
+        self.border(s).is_some_and(|ns| Arc::ptr_eq(&ns.root, &s.group))
+    }
 }
 
 /// A file of text as a row describes it.
@@ -86,11 +91,8 @@ impl FileOps for OpenGroupFile {
         if src.remaining() == 0 {
             return Ok(0);
         }
-        // What a group may have is for those outside to say.
         let border = self.opened.border(s);
-        if border.is_some_and(|ns| Arc::ptr_eq(&ns.root, &s.group))
-            && !DELEGATED.contains(&self.row.name)
-        {
+        if self.opened.is_border(s) && !DELEGATED.contains(&self.row.name) {
             return Err(EPERM);
         }
         let data = take_vec(src, WRITE_MAX)?;

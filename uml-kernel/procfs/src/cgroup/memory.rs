@@ -98,6 +98,7 @@ fn reclaim(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
     let w = words(data)?;
     let [word] = w[..] else { return Err(EINVAL) };
     let wanted = parse_size(word)? & !(uml_mm::PAGE - 1);
+    let _stall = uml_base::pressure::memory();
     let freed = match s.group.parent {
         None if wanted != 0 => s.control.kernel()?.memory.shrink(wanted),
         _ => 0,

@@ -25,6 +25,7 @@ pub static ROWS: &[Row<fs::Subject>] = &[
     Row::link("mounts", |_| Spec::symlink("self/mounts")),
     Row::link("net", |_| Spec::symlink("self/net")),
     Row::text("partitions", 0o444, partitions::show),
+    Row::dir("pressure", 0o555, |s| Spec::dir(Rows::new(pressure::ROWS, s.clone()))),
     Row::link("self", self_link::process),
     Row::text("softirqs", 0o444, softirqs::show),
     Row::text("stat", 0o444, stat::show),
