@@ -92,6 +92,12 @@ impl Vfs {
         Dev::new(0, self.next_minor.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Every filesystem in use.
+    pub fn superblocks(&self) -> Vec<Arc<dyn SuperBlock>> {
+        let supers: Vec<_> = self.supers.lock().iter().filter_map(Weak::upgrade).collect();
+        supers.iter().map(|s| s.sb.clone()).collect()
+    }
+
     /// Writes out every filesystem in use; the errors that occurred.
     pub fn sync_all(&self) -> Vec<uml_abi::Errno> {
         let supers: Vec<_> = self.supers.lock().iter().filter_map(Weak::upgrade).collect();

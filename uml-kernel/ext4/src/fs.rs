@@ -515,6 +515,16 @@ impl Ext4 {
         self.core.errors.set_policy(policy);
     }
 
+    /// The `errors=` policy in force.
+    pub fn error_policy(&self) -> ErrorPolicy {
+        self.core.errors.policy()
+    }
+
+    /// How it was mounted.
+    pub fn options(&self) -> &Options {
+        &self.opts
+    }
+
     /// File contents go through the journal (`data=journal`).
     pub fn journals_data(&self) -> bool {
         self.core.journal_data

@@ -61,6 +61,7 @@ pub use map::Mapping;
 pub use ops::attr::{Attr, Info, Statfs};
 pub use ops::create::NewInode;
 pub use ops::fallocate::FallocateMode;
+pub use ops::groups::GroupSpace;
 pub use ops::rename::RenameMode;
 pub use ops::resize::NewGroup;
 pub use ops::truncate::SetAttr;

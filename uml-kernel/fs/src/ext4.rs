@@ -16,6 +16,7 @@ mod heart;
 mod inode;
 mod ioctl;
 mod options;
+mod procfiles;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -386,6 +387,14 @@ impl SuperBlock for Ext4Fs {
 
     fn export(&self) -> Option<&dyn Export> {
         Some(self)
+    }
+
+    fn proc_files(&self) -> Option<(&'static str, &'static [&'static str])> {
+        Some(("ext4", procfiles::NAMES))
+    }
+
+    fn proc_text(&self, name: &str) -> Result<String> {
+        procfiles::text(&self.shared, name)
     }
 
     fn thaw(&self) -> Result<()> {

@@ -193,3 +193,41 @@ fn mappings_and_file_calls_see_the_same_bytes() {
     let text = Sh(&t).read("/m").unwrap();
     assert_eq!((text.len(), &text[5000..5004], &text[7996..]), (8000, "BCDE", "last"));
 }
+
+#[test]
+fn groups_and_options_show_below_proc() {
+    if !installed() {
+        return;
+    }
+    let f = image("ext4");
+    let k = kernel();
+    let fs = open(&f, false);
+    assert_eq!(fs.proc_files(), Some(("ext4", &["mb_groups", "options"][..])));
+    assert_eq!(fs.proc_text("else"), Err(ENOENT));
+    let t = task_on(&k, fs.clone(), Cred::root());
+    let sh = Sh(&t);
+    for i in 0..20 {
+        sh.write(&format!("/f{i}"), &"x".repeat(9000)).unwrap();
+    }
+    for i in (0..20).step_by(2) {
+        sh.unlink(&format!("/f{i}")).unwrap();
+    }
+    fs.sync().unwrap();
+    let text = fs.proc_text("mb_groups").unwrap();
+    assert!(text.starts_with("#group: free  frags first [ 2^0   2^1   2^2  "), "{text}");
+    let info = fs.statfs().unwrap();
+    let mut free = 0;
+    for line in text.lines().skip(1) {
+        let n: Vec<u64> = line[8..].split_whitespace().filter_map(|w| w.parse().ok()).collect();
+        let pieces: u64 = n[3..].iter().enumerate().map(|(i, c)| c << i).sum();
+        assert_eq!(n.len(), 17, "{line}");
+        assert_eq!(pieces, n[0], "{line}");
+        assert!(n[1] <= n[0], "{line}");
+        free += n[0];
+    }
+    assert_eq!(free, info.blocks_free);
+    let options = fs.proc_text("options").unwrap();
+    assert!(options.starts_with("rw\nbsddf\nnogrpid\n"), "{options}");
+    assert!(options.contains("\nerrors=remount-ro\ncommit=5\ndata=ordered\n"), "{options}");
+    fs.unmount();
+}

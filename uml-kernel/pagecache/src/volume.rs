@@ -118,6 +118,11 @@ impl Volume {
         self.wake.notify_all();
     }
 
+    /// Times of the flusher.
+    pub fn config(&self) -> VolumeConfig {
+        *lock(&self.config)
+    }
+
     /// Metadata was changed: a commit is due within the interval.
     pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::AcqRel) {

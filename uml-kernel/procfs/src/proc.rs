@@ -10,6 +10,7 @@ mod diskstats;
 mod exitcode;
 mod filesystems;
 mod fs;
+mod fsinfo;
 mod interrupts;
 mod kmsg;
 mod loadavg;

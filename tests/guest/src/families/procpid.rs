@@ -146,7 +146,11 @@ fn outside_calls() {
     say("stopped", call_of(pid));
     unsafe { libc::kill(pid, libc::SIGCONT) };
     wait_opt(pid, libc::WCONTINUED);
-    say("running again", call_of(pid));
+    // It goes on when it is scheduled.
+    while call_of(pid) != "running" {
+        pause_poll();
+    }
+    say("running again", true);
     unsafe { libc::kill(pid, libc::SIGKILL) };
     reap(pid);
 }

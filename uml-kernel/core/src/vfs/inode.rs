@@ -232,6 +232,15 @@ pub trait SuperBlock: Any + Send + Sync {
     fn export(&self) -> Option<&dyn super::handle::Export> {
         None
     }
+    /// Files about it below /proc/fs: the directory there and their names.
+    fn proc_files(&self) -> Option<(&'static str, &'static [&'static str])> {
+        None
+    }
+    /// The text of such a file.
+    fn proc_text(&self, name: &str) -> Result<String> {
+        let _ = name;
+        Err(ENOENT)
+    }
     /// Lets changes go on after a freeze; nothing happens when it is not frozen.
     fn thaw(&self) -> Result<()> {
         Ok(())

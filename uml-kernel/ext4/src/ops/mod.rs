@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod data;
 pub(crate) mod fallocate;
 pub(crate) mod fast_replay;
+pub(crate) mod groups;
 pub(crate) mod names;
 pub(crate) mod rename;
 pub(crate) mod resize;

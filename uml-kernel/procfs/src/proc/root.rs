@@ -15,6 +15,7 @@ pub static ROWS: &[Row<fs::Subject>] = &[
     Row::text("diskstats", 0o444, diskstats::show),
     Row::setting("exitcode", 0o600, exitcode::show, exitcode::store),
     Row::text("filesystems", 0o444, filesystems::show),
+    Row::dir("fs", 0o555, fsinfo::root),
     Row::text("interrupts", 0o444, interrupts::show),
     Row::file("kmsg", 0o400, kmsg::file),
     Row::text("loadavg", 0o444, loadavg::show),
