@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
+use uml_abi::errno::ENOMEM;
 use uml_base::{Mutex, Rank};
 use uml_mm::{MapAccess, Mappable};
 
@@ -54,10 +55,21 @@ impl Drop for Anonymous {
 /// Zero-filled shared memory of `len` bytes.
 pub fn anonymous(len: u64) -> Result<Arc<dyn Mappable>> {
     let fd = uml_host::memfd::create("uml-shm", len)?;
+    Ok(object(fd, len))
+}
+
+/// The same with a descriptor by which the kernel reads and writes it.
+pub fn anonymous_file(len: u64) -> Result<(Arc<dyn Mappable>, OwnedFd)> {
+    let fd = uml_host::memfd::create("uml-shm", len)?;
+    let own = fd.try_clone().map_err(|_| ENOMEM)?;
+    Ok((object(fd, len), own))
+}
+
+fn object(fd: OwnedFd, len: u64) -> Arc<dyn Mappable> {
     let object = Arc::new(Anonymous { fd, key: next_key(), len });
     PROMISED.fetch_add(len, Ordering::Relaxed);
     OBJECTS.lock().insert(object.key, Arc::downgrade(&object));
-    Ok(object)
+    object
 }
 
 impl Mappable for Anonymous {

@@ -23,6 +23,7 @@ mod ip_options;
 mod nfnetlink;
 mod nlmsg;
 pub mod packet;
+mod packet_ring;
 pub mod proc;
 pub mod rtnetlink;
 mod snmp6;

@@ -1,4 +1,4 @@
-//! AF_PACKET sockets of programs (packet(7)). PACKET_MMAP rings and fanout are refused.
+//! AF_PACKET sockets of programs (packet(7)), with a ring for what is received. Rings of what is sent and fanout are refused.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_base::{Events, PollRegistrar};
+use uml_base::{Events, Mutex, PollRegistrar, Rank};
 use uml_core::ctx::Ctx;
 use uml_core::io::take_vec;
 use uml_core::task::Task;
@@ -18,9 +18,10 @@ use uml_net::bpf::{Insn, Program};
 use uml_net::packet::Csum;
 use uml_net::stack::Stack;
 use uml_net::stamp::flag;
-use uml_net::tap::{Frame, PacketSocket, hardware_type};
+use uml_net::tap::{Frame, PacketSocket, Ring, hardware_type};
 use uml_net::wire::ethernet::Mac;
 
+use crate::packet_ring::{self, Memory, Request, Version};
 use crate::{ioctl, ip_options, wait};
 
 /// Length of `struct sockaddr_ll`.
@@ -45,6 +46,21 @@ const SO_LOCK_FILTER: i32 = 44;
 pub struct PacketSock {
     tap: Arc<PacketSocket>,
     options: Options,
+    ring: Mutex<Setup>,
+}
+
+/// What the program has said of its ring.
+struct Setup {
+    version: Version,
+    reserve: u32,
+    memory: Option<Arc<Memory>>,
+}
+
+impl Setup {
+    /// `EBUSY` once there is a ring.
+    fn change(&mut self) -> Result<&mut Setup> {
+        if self.memory.is_some() { Err(EBUSY) } else { Ok(self) }
+    }
 }
 
 impl PacketSock {
@@ -52,7 +68,33 @@ impl PacketSock {
     pub fn create(task: &Task, stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSock> {
         let tap = PacketSocket::new(stack, cooked, protocol);
         tap.set_owner(task.cred().fsuid, 0);
-        Arc::new(PacketSock { tap, options: Options::default() })
+        let none = Setup { version: Version::One, reserve: 0, memory: None };
+        let ring = Mutex::new(Rank::LEAF, none);
+        Arc::new(PacketSock { tap, options: Options::default(), ring })
+    }
+
+    /// PACKET_RX_RING.
+    fn set_ring(&self, v: &[u8]) -> Result<()> {
+        let r = Request::parse(v)?;
+        let (version, reserve, old) = {
+            let s = self.ring.lock();
+            (s.version, s.reserve, s.memory.clone())
+        };
+        match old {
+            Some(m) if !r.is_none() || m.is_mapped() => return Err(EBUSY),
+            None if r.is_none() => return Ok(()),
+            _ => {}
+        }
+        let (ring, memory): (Option<Box<dyn Ring>>, _) = match r.is_none() {
+            true => (None, None),
+            false => {
+                let (ring, memory) = packet_ring::make(&r, version, reserve)?;
+                (Some(Box::new(ring)), Some(memory))
+            }
+        };
+        self.tap.set_ring(ring);
+        self.ring.lock().memory = memory;
+        Ok(())
     }
 }
 
@@ -83,9 +125,14 @@ fn format(index: u32, protocol: u16, hatype: u16, pkttype: u8, mac: Option<Mac>)
     b
 }
 
-/// `struct tpacket_auxdata`.
-fn auxdata(f: &Frame) -> Control {
-    let mut status = 1u32;
+/// `struct sockaddr_ll` of where a frame came from.
+pub(crate) fn address_of(f: &Frame) -> Address {
+    format(f.iface, f.protocol, f.hatype, f.pkttype, Some(f.addr))
+}
+
+/// TP_STATUS_* of a frame.
+pub(crate) fn status_of(f: &Frame) -> u32 {
+    let mut status = 0;
     match f.csum {
         Csum::Partial { .. } => status |= 8,
         Csum::Valid => status |= 128,
@@ -94,7 +141,12 @@ fn auxdata(f: &Frame) -> Control {
     if f.vlan.is_some() {
         status |= 0x10 | 0x40;
     }
-    let mut b = status.to_le_bytes().to_vec();
+    status
+}
+
+/// `struct tpacket_auxdata`.
+fn auxdata(f: &Frame) -> Control {
+    let mut b = (status_of(f) | 1).to_le_bytes().to_vec();
     b.extend_from_slice(&(f.len as u32).to_le_bytes());
     b.extend_from_slice(&(f.data.len() as u32).to_le_bytes());
     b.extend_from_slice(&0u16.to_le_bytes());
@@ -211,7 +263,7 @@ impl Socket for PacketSock {
                 out.control.push(auxdata(&f));
             }
         }
-        out.addr = Some(format(f.iface, f.protocol, f.hatype, f.pkttype, Some(f.addr)));
+        out.addr = Some(address_of(&f));
         Ok(out)
     }
 
@@ -274,12 +326,20 @@ impl Socket for PacketSock {
                 ip_options::int(v)?;
                 Ok(())
             }
-            // Without rings programs fall back to recv (pcap(3) does).
-            (
-                libc::SOL_PACKET,
-                PACKET_RX_RING | PACKET_TX_RING | PACKET_VERSION | PACKET_RESERVE | PACKET_FANOUT
-                | PACKET_VNET_HDR,
-            ) => Err(ENOPROTOOPT),
+            (libc::SOL_PACKET, PACKET_VERSION) => {
+                let version = Version::from_number(ip_options::int(v)?)?;
+                self.ring.lock().change()?.version = version;
+                Ok(())
+            }
+            (libc::SOL_PACKET, PACKET_RESERVE) => {
+                let n = u32::try_from(ip_options::int(v)?).map_err(|_| EINVAL)?;
+                self.ring.lock().change()?.reserve = n;
+                Ok(())
+            }
+            (libc::SOL_PACKET, PACKET_RX_RING) => self.set_ring(v),
+            (libc::SOL_PACKET, PACKET_TX_RING | PACKET_FANOUT | PACKET_VNET_HDR) => {
+                Err(ENOPROTOOPT)
+            }
             _ => Err(ENOPROTOOPT),
         }
     }
@@ -288,12 +348,31 @@ impl Socket for PacketSock {
         match (level, name) {
             (libc::SOL_PACKET, PACKET_STATISTICS) => {
                 let (p, d) = self.tap.statistics();
-                Ok([(p + d).to_le_bytes(), d.to_le_bytes()].concat())
+                Ok([p.to_le_bytes(), d.to_le_bytes()].concat())
             }
             (libc::SOL_PACKET, PACKET_AUXDATA) => ip_options::one(i32::from(self.tap.auxdata())),
-            (libc::SOL_PACKET, PACKET_HDRLEN) => Err(ENOPROTOOPT),
+            (libc::SOL_PACKET, PACKET_VERSION) => {
+                ip_options::one(self.ring.lock().version.number())
+            }
+            (libc::SOL_PACKET, PACKET_RESERVE) => ip_options::one(self.ring.lock().reserve as i32),
             _ => Err(ENOPROTOOPT),
         }
+    }
+
+    fn query(&self, task: &Task, level: i32, name: i32, at: u64, max: usize) -> Result<Vec<u8>> {
+        if (level, name) != (libc::SOL_PACKET, PACKET_HDRLEN) {
+            return self.get_option(task, level, name, max);
+        }
+        if max < 4 {
+            return Err(EINVAL);
+        }
+        Version::from_number(user::read_obj(task, at)?)?;
+        ip_options::one(packet_ring::HEADER as i32)
+    }
+
+    fn mappable(&self) -> Result<Arc<dyn uml_mm::Mappable>> {
+        let memory = self.ring.lock().memory.clone();
+        memory.map(|m| m as Arc<dyn uml_mm::Mappable>).ok_or(EINVAL)
     }
 
     fn take_error(&self) -> Option<Errno> {

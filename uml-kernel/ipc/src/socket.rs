@@ -140,6 +140,17 @@ pub trait Socket: Any + Send + Sync {
         Err(ENOPROTOOPT)
     }
 
+    /// getsockopt(2) for options whose question is in the caller's buffer, at `at`.
+    fn query(&self, task: &Task, level: i32, name: i32, at: u64, max: usize) -> Result<Vec<u8>> {
+        let _ = at;
+        self.get_option(task, level, name, max)
+    }
+
+    /// What mmap(2) maps: `ENODEV`, as for most sockets.
+    fn mappable(&self) -> Result<Arc<dyn uml_mm::Mappable>> {
+        Err(ENODEV)
+    }
+
     /// SO_ERROR: the pending error, which is cleared.
     fn take_error(&self) -> Option<Errno> {
         None

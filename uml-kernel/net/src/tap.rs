@@ -50,6 +50,17 @@ pub struct Frame {
     pub csum: Csum,
     /// Bytes before the network header.
     pub net: usize,
+    /// Without link header.
+    pub cooked: bool,
+}
+
+/// Memory of a program that frames go to instead of the queue.
+pub trait Ring: Send {
+    /// Puts a frame in, with a mark when others were lost; false when there is no room.
+    fn put(&mut self, f: &Frame, lost: bool) -> bool;
+
+    /// Whether the program has something to read.
+    fn is_readable(&self) -> bool;
 }
 
 const OVERHEAD: usize = 768;
@@ -82,6 +93,7 @@ struct Inner {
     error: Option<Errno>,
     ignore_outgoing: bool,
     promisc: Vec<u32>,
+    ring: Option<Box<dyn Ring>>,
     closed: bool,
 }
 
@@ -138,6 +150,7 @@ impl PacketSocket {
                     error: None,
                     ignore_outgoing: false,
                     promisc: Vec::new(),
+                    ring: None,
                     closed: false,
                 },
             ),
@@ -282,7 +295,15 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// PACKET_STATISTICS: frames and drops since it was last asked.
+    /// PACKET_RX_RING: where frames go instead of the queue, and what waits there goes.
+    pub fn set_ring(&self, ring: Option<Box<dyn Ring>>) {
+        let mut i = self.inner.lock();
+        i.ring = ring;
+        i.queue.clear();
+        i.bytes = 0;
+    }
+
+    /// PACKET_STATISTICS: frames, those that were dropped among them, and drops, since it was last asked.
     pub fn statistics(&self) -> (u32, u32) {
         let mut i = self.inner.lock();
         (std::mem::take(&mut i.packets), std::mem::take(&mut i.drops))
@@ -349,7 +370,7 @@ impl PacketSocket {
             return;
         }
         i.packets = i.packets.wrapping_add(1);
-        if i.bytes + keep + OVERHEAD > i.rcvbuf {
+        if i.ring.is_none() && i.bytes + keep + OVERHEAD > i.rcvbuf {
             i.drops = i.drops.wrapping_add(1);
             return;
         }
@@ -367,9 +388,20 @@ impl PacketSocket {
             vlan: p.vlan,
             csum: p.csum,
             net: if self.cooked { 0 } else { net },
+            cooked: self.cooked,
         };
-        i.bytes += keep + OVERHEAD;
-        i.queue.push_back(frame);
+        let lost = i.drops != 0;
+        match &mut i.ring {
+            Some(r) => {
+                if !r.put(&frame, lost) {
+                    i.drops = i.drops.wrapping_add(1);
+                }
+            }
+            None => {
+                i.bytes += keep + OVERHEAD;
+                i.queue.push_back(frame);
+            }
+        }
         drop(i);
         cx.notify(&self.wait, Events::READABLE);
     }
@@ -410,7 +442,8 @@ impl PacketSocket {
     pub fn events(&self) -> Events {
         let i = self.inner.lock();
         let mut e = Events::WRITABLE | Events::WRBAND;
-        e |= Events::READABLE.when(!i.queue.is_empty());
+        let in_ring = i.ring.as_ref().is_some_and(|r| r.is_readable());
+        e |= Events::READABLE.when(in_ring || !i.queue.is_empty());
         e | Events::ERR.when(i.error.is_some())
     }
 
@@ -466,6 +499,7 @@ impl PacketSocket {
         let promisc = {
             let mut i = self.inner.lock();
             i.closed = true;
+            i.ring = None;
             i.queue.clear();
             i.bytes = 0;
             i.promisc.clone()

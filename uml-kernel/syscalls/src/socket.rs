@@ -449,7 +449,7 @@ fn getsockopt(
             Some(b) => b,
             None => s.get_option(&cx.task, level, name, room)?,
         },
-        _ => s.get_option(&cx.task, level, name, room)?,
+        _ => s.query(&cx.task, level, name, value, room)?,
     };
     let n = bytes.len().min(room);
     user::write_bytes(&cx.task, value, &bytes[..n])?;

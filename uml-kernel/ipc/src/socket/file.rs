@@ -72,6 +72,10 @@ impl FileOps for SocketFile {
         self.socket.poll(reg)
     }
 
+    fn mappable(&self) -> Result<Arc<dyn uml_mm::Mappable>> {
+        self.socket.mappable()
+    }
+
     fn pollable(&self) -> bool {
         true
     }

@@ -191,6 +191,7 @@ fn tags_that_were_taken_out_are_put_back() {
         vlan: Some(0x2005),
         csum: Csum::None,
         net: 14,
+        cooked: false,
     };
     let mut out = Records { bytes: vec![0; 24], packets: 0 };
     record(&f, LinkType::Ethernet, &mut out);
