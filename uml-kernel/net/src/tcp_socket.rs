@@ -51,6 +51,9 @@ pub(crate) struct Inner {
     confirmed: Time,
     /// Of listen(2).
     pub(crate) backlog: i32,
+    /// It was a listener that somebody else ended, and what the program has not been told of that.
+    pub(crate) ended: bool,
+    pub(crate) error: Option<Errno>,
     /// How the segment came that made this connection of a listener's.
     pub(crate) arrival: Option<Arrival>,
 }
@@ -173,6 +176,8 @@ impl TcpSocket {
                     armed: Time::NEVER,
                     confirmed: Time(0),
                     backlog: 0,
+                    ended: false,
+                    error: None,
                     arrival: None,
                 },
             ),
@@ -296,6 +301,7 @@ impl TcpSocket {
         let port = i.local.port();
         self.stack.tcp.ports.listen(port, self.id)?;
         i.role = Role::Listen(Box::new(Listener::new(backlog as usize)));
+        (i.ended, i.error) = (false, None);
         self.opts.lock().listen_addr = Some(i.local.ip());
         i.backlog = backlog;
         drop(i);
@@ -575,18 +581,23 @@ impl TcpSocket {
 
     /// SO_ERROR.
     pub fn take_error(&self) -> Option<Errno> {
-        match &mut self.inner.lock().role {
+        let i = &mut *self.inner.lock();
+        match &mut i.role {
             Role::Conn(t) => t.error.take().or_else(|| t.soft_error.take()),
-            _ => None,
+            _ => i.error.take(),
         }
     }
 
     /// Readiness.
     pub fn events(&self) -> Events {
-        match &self.inner.lock().role {
+        let i = self.inner.lock();
+        match &i.role {
             Role::Conn(t) => t.events(),
             Role::Listen(l) => Events::READABLE.when(l.ready()),
-            Role::Idle => Events::HUP | Events::WRITABLE,
+            Role::Idle => {
+                let shut = (Events::READABLE | Events::RDHUP).when(i.ended);
+                Events::HUP | Events::WRITABLE | shut | Events::ERR.when(i.error.is_some())
+            }
         }
     }
 

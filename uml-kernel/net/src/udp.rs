@@ -66,6 +66,8 @@ pub struct UdpSocket {
 struct Inner {
     inbox: Inbox,
     bound: bool,
+    /// The program has asked for the address, which stays when an association is dissolved.
+    named: bool,
     way: Option<(SocketAddr, Dst)>,
     cork: Option<(SocketAddr, SendInfo, Data)>,
     scope: u32,
@@ -91,7 +93,14 @@ impl UdpSocket {
             ),
             inner: Mutex::new(
                 Rank::SOCKET,
-                Inner { inbox: Inbox::default(), bound: false, way: None, cork: None, scope: 0 },
+                Inner {
+                    inbox: Inbox::default(),
+                    bound: false,
+                    named: false,
+                    way: None,
+                    cork: None,
+                    scope: 0,
+                },
             ),
         })
     }
@@ -159,9 +168,11 @@ impl UdpSocket {
         inner.scope = scope;
         if no_port {
             self.names.lock().local = addr;
-            return Ok(());
+        } else {
+            self.enter_table(&mut inner, addr)?;
         }
-        self.enter_table(&mut inner, addr)
+        inner.named = !addr.ip().is_unspecified();
+        Ok(())
     }
 
     fn enter_table(&self, inner: &mut Inner, addr: SocketAddr) -> Result<()> {
@@ -221,8 +232,7 @@ impl UdpSocket {
         inner.way = None;
         let mut n = self.names.lock();
         n.remote = None;
-        let explicit = self.opts.lock().free_bind;
-        if !explicit {
+        if !inner.named {
             n.local.set_ip(unspecified(self.v6));
         }
     }

@@ -39,7 +39,14 @@ impl TcpSocket {
 
     /// Ends a connection or a listener while programs have it (SOCK_DESTROY): they find `ECONNABORTED`.
     pub fn destroy(&self) {
-        let listening = self.inner.lock().is_listening();
+        let listening = {
+            let mut i = self.inner.lock();
+            let listening = i.is_listening();
+            if listening {
+                (i.ended, i.error) = (true, Some(ECONNABORTED));
+            }
+            listening
+        };
         if listening {
             self.stop_listening();
             return;
@@ -98,6 +105,7 @@ impl TcpSocket {
         let mut i = self.inner.lock();
         i.role = Role::Idle;
         i.remote = None;
+        i.ended = false;
     }
 
     /// The last descriptor is closed.
