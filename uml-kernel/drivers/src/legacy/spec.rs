@@ -152,7 +152,7 @@ impl LegacySpec {
                     "ethertap devices left Linux with 2.6; use tuntap, or vec0:transport=tap",
                 ),
                 "slip" => SpecError::Gone(
-                    "slip needs a serial line discipline that hosts no longer have loaded; use tuntap, or vec0:transport=tap",
+                    "slip needs the host's SLIP line discipline and a privileged helper (uml_net), which is not used; use tuntap, or vec0:transport=tap",
                 ),
                 t => SpecError::Transport(t.into()),
             });
