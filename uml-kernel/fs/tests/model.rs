@@ -9,6 +9,7 @@ use common::*;
 use proptest::prelude::*;
 use uml_abi::errno::*;
 use uml_abi::{Errno, Result};
+use uml_core::kernel::Kernel;
 use uml_core::task::{Cred, Task};
 use uml_core::vfs::{Inode, SuperBlock};
 use uml_fs::overlay::{Layers, OverlayFs};
@@ -281,12 +282,17 @@ fn compare(t: &Arc<Task>, model: &mut Model, ops: &[Op]) -> std::result::Result<
     Ok(())
 }
 
+/// A machine that goes with its case: a thousand of them would hold more descriptors than a user may have.
+fn machine() -> Arc<Kernel> {
+    Kernel::new(64 << 20, 2)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn tmpfs_is_a_file_tree(ops in ops()) {
-        let k = kernel();
+        let k = machine();
         let t = root_task(&k);
         let mut model = Model { root: BTreeMap::new(), files: Vec::new(), merged: Vec::new() };
         compare(&t, &mut model, &ops)?;
@@ -294,7 +300,7 @@ proptest! {
 
     #[test]
     fn an_overlay_is_a_file_tree_and_leaves_the_lower_one_alone(ops in ops()) {
-        let k = kernel();
+        let k = machine();
         let lower = tmpfs(&k);
         let lt = task_on(&k, lower.clone(), Cred::root());
         let sh = Sh(&lt);
