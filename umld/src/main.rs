@@ -2,6 +2,7 @@
 //!
 //! The program contains the kernel: called under the name `linux` it is the kernel, and inside a guest that `umld`
 //! started on the host's userland it is process 1; called `uml_switch` it is that program; the kernel's helper processes are this program too.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! `storage [--runs N] [--seed S] [--large MB] [TEST...]`: system tests of disks; without names all of them.
 //!
 //! A failing kill run names its seed; `--seed` with `--runs 1` repeats it as far as a kill can be repeated.
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::process::ExitCode;
