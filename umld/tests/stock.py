@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 
-from asked import GUEST, Machine, end_all, say, start
+from asked import GUEST, Machine, bridge, end_all, say, start
 
 UMLD, DIRECTORY, SWITCH, ROOT = sys.argv[1:5]
 # As the stock kernel sees what is ours: its own root is that of its libraries.
@@ -61,18 +61,6 @@ def ours(interfaces, fds=()):
     return Machine(start(
         [UMLD, "run", "--mem", "128M", "--net", "none", *words, "--", "python3", "-c", GUEST,
          *(f"{s[:4]}={a}" for s, a in interfaces)], pass_fds=fds))
-
-
-def bridge(listener):
-    """Two clients of one socket hear each other."""
-    ends = [listener.accept()[0] for _ in range(2)]
-
-    def copy(x, y):
-        while b := x.recv(70000):
-            y.send(b)
-
-    for x, y in (ends, ends[::-1]):
-        threading.Thread(target=copy, args=(x, y), daemon=True).start()
 
 
 def port(control):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+from asked import bridge
+
 UMLD, DIRECTORY = sys.argv[1:3]
 PATIENCE = 60
 
@@ -85,18 +87,6 @@ def host(name, spec):
 
 def ip(words):
     subprocess.run(["ip"] + words.split(), check=True)
-
-
-def bridge(listener):
-    """Two clients of one socket hear each other."""
-    ends = [listener.accept()[0] for _ in range(2)]
-
-    def copy(x, y):
-        while b := x.recv(70000):
-            y.send(b)
-
-    for x, y in (ends, ends[::-1]):
-        threading.Thread(target=copy, args=(x, y), daemon=True).start()
 
 
 ip("link set lo up")

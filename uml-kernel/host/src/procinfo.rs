@@ -118,11 +118,7 @@ fn parse_waits_in(text: &str) -> Option<([u64; 6], u64, u64)> {
 }
 
 fn parse_stopped_at(text: &str) -> Option<(u64, u64)> {
-    // `NR ARGS... SP PC`, or `running`; the last two words count.
-    let mut words = text.split_ascii_whitespace().rev();
-    let mut hex = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
-    let (pc, sp) = (hex()?, hex()?);
-    Some((sp, pc))
+    parse_waits_in(text).map(|(_, sp, pc)| (sp, pc))
 }
 
 /// Numeric lines of `/proc/<pid>/status` (`VmRSS`, `RssAnon`, ...).

@@ -40,6 +40,14 @@ pub struct TreeEntry {
     pub state: ChildState,
 }
 
+impl TreeEntry {
+    /// Every thread of the process; its leader is one, dead or alive, until the process has been waited for.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Task>> {
+        let dead = Some(&self.leader).filter(|l| !self.threads.contains_key(&l.tid));
+        dead.into_iter().chain(self.threads.values())
+    }
+}
+
 /// Sessions have a leader and perhaps a controlling terminal, which the tty layer keeps by
 /// session id.
 #[derive(Default)]

@@ -163,8 +163,7 @@ impl Target {
         let kernel = self.kernel()?;
         let tree = kernel.tree.read();
         let e = tree.get(self.pid).ok_or(ESRCH)?;
-        let dead = Some(&e.leader).filter(|l| !e.threads.contains_key(&l.tid));
-        Ok(dead.into_iter().chain(e.threads.values()).cloned().collect())
+        Ok(e.members().cloned().collect())
     }
 
     /// The task, when `reader` may look into it; `EACCES` otherwise.

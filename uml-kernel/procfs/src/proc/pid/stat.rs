@@ -48,8 +48,7 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let process = &task.process;
     let permitted = may_access(reader, &task, Ids::Fs);
     let state = state(t, &task)?;
-    let threads = t.members()?.len();
-    let (ppid, pgrp, session, exit_code) = {
+    let (ppid, pgrp, session, threads, exit_code) = {
         let tree = kernel.tree.read();
         match tree.get(t.pid) {
             Some(e) => {
@@ -58,7 +57,7 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
                     _ => 0,
                 };
                 let show = |pid| t.mnt.pid_ns.show(pid);
-                (show(e.parent), show(e.pgrp), show(e.session), code)
+                (show(e.parent), show(e.pgrp), show(e.session), e.members().count(), code)
             }
             None => return Err(uml_abi::errno::ESRCH),
         }

@@ -139,11 +139,10 @@ pub fn show(t: &Target, reader: &Task, out: &mut Text) -> Result<()> {
     let process = &task.process;
     let cred = task.cred();
     let letter = stat::state(t, &task)?.letter();
-    let threads = t.members()?.len();
-    let (ppid, pgrp, session) = {
+    let (ppid, pgrp, session, threads) = {
         let tree = kernel.tree.read();
         let e = tree.get(t.pid).ok_or(ESRCH)?;
-        (e.parent, e.pgrp, e.session)
+        (e.parent, e.pgrp, e.session, e.members().count())
     };
     let pid = stat::task_id(t, &task);
     let ns = &t.mnt.pid_ns;
