@@ -40,3 +40,15 @@ fn sockets_that_others_end_tell_what_they_tell_on_linux() {
     let Some(host) = both("destroyed.py") else { return };
     assert!(host.contains("listener 1 ['EINVAL']"), "{host}");
 }
+
+#[test]
+fn rings_of_packet_sockets_are_as_on_linux() {
+    let Some(host) = both("blocks.py") else { return };
+    assert!(host.contains("down ENETDOWN"), "{host}");
+}
+
+#[test]
+fn groups_of_packet_sockets_share_as_on_linux() {
+    let Some(host) = both("fanout.py") else { return };
+    assert!(host.contains("[[6042, 6042], [6042, 6042]]"), "{host}");
+}

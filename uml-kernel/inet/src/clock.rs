@@ -42,6 +42,10 @@ impl Clock for MachineClock {
         let d = kernel().map_or(Duration::ZERO, |k| k.time.realtime());
         u64::try_from(d.as_nanos()).unwrap_or(0)
     }
+
+    fn processor(&self) -> u32 {
+        kernel().map_or(0, |k| k.current_cpu())
+    }
 }
 
 /// The stack of a network namespace, its filters, and its alarm.

@@ -1,4 +1,4 @@
-//! AF_PACKET sockets of programs (packet(7)), with a ring for what is received. Rings of what is sent and fanout are refused.
+//! AF_PACKET sockets of programs (packet(7)), with rings and groups (fanout).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use uml_net::bpf::{Insn, Program};
 use uml_net::packet::Csum;
 use uml_net::stack::Stack;
 use uml_net::stamp::flag;
-use uml_net::tap::{Frame, PacketSocket, Ring, hardware_type};
+use uml_net::tap::{Frame, Kind, PacketSocket, RingShapes, hardware_type};
 use uml_net::wire::ethernet::Mac;
 
-use crate::packet_ring::{self, Memory, Request, Version};
+use crate::packet_ring::{self, Memory, Next, Request, TxRing, Version};
 use crate::{ioctl, ip_options, wait};
 
 /// Length of `struct sockaddr_ll`.
-const ADDR_LEN: usize = 20;
+const ADDR_LEN: usize = packet_ring::ADDRESS;
 const PACKET_ADD_MEMBERSHIP: i32 = 1;
 const PACKET_DROP_MEMBERSHIP: i32 = 2;
 const PACKET_STATISTICS: i32 = 6;
@@ -38,7 +38,10 @@ const PACKET_RX_RING: i32 = 5;
 const PACKET_LOSS: i32 = 14;
 const PACKET_VNET_HDR: i32 = 15;
 const PACKET_FANOUT: i32 = 18;
+const PACKET_TX_HAS_OFF: i32 = 19;
 const PACKET_QDISC_BYPASS: i32 = 20;
+const PACKET_ROLLOVER_STATS: i32 = 21;
+const PACKET_FANOUT_DATA: i32 = 22;
 const PACKET_IGNORE_OUTGOING: i32 = 23;
 const SO_LOCK_FILTER: i32 = 44;
 
@@ -46,20 +49,37 @@ const SO_LOCK_FILTER: i32 = 44;
 pub struct PacketSock {
     tap: Arc<PacketSocket>,
     options: Options,
-    ring: Mutex<Setup>,
+    /// Held while a ring is made or ends, and while what is in one is sent.
+    rings: Mutex<Rings>,
 }
 
-/// What the program has said of its ring.
-struct Setup {
+/// The rings, and what the program has said of those to come.
+struct Rings {
     version: Version,
     reserve: u32,
+    /// Frames that cannot be sent are passed over.
+    loss: bool,
+    /// Frames to be sent are where their slots say.
+    anywhere: bool,
     memory: Option<Arc<Memory>>,
+    rx: Option<Request>,
+    tx: Option<TxRing>,
 }
 
-impl Setup {
+impl Rings {
     /// `EBUSY` once there is a ring.
-    fn change(&mut self) -> Result<&mut Setup> {
+    fn change(&mut self) -> Result<&mut Rings> {
         if self.memory.is_some() { Err(EBUSY) } else { Ok(self) }
+    }
+
+    fn shapes(&self) -> RingShapes {
+        RingShapes {
+            version: self.version.number() as u32,
+            reserve: self.reserve,
+            loss: self.loss,
+            rx: self.rx.map(|r| r.shape()),
+            tx: self.tx.as_ref().map(|t| t.shape()),
+        }
     }
 }
 
@@ -68,33 +88,117 @@ impl PacketSock {
     pub fn create(task: &Task, stack: &Arc<Stack>, cooked: bool, protocol: u16) -> Arc<PacketSock> {
         let tap = PacketSocket::new(stack, cooked, protocol);
         tap.set_owner(task.cred().fsuid, 0);
-        let none = Setup { version: Version::One, reserve: 0, memory: None };
-        let ring = Mutex::new(Rank::LEAF, none);
-        Arc::new(PacketSock { tap, options: Options::default(), ring })
+        let none = Rings {
+            version: Version::One,
+            reserve: 0,
+            loss: false,
+            anywhere: false,
+            memory: None,
+            rx: None,
+            tx: None,
+        };
+        let rings = Mutex::new(Rank::STREAM_WRITE, none);
+        Arc::new(PacketSock { tap, options: Options::default(), rings })
     }
 
-    /// PACKET_RX_RING.
-    fn set_ring(&self, v: &[u8]) -> Result<()> {
-        let r = Request::parse(v)?;
-        let (version, reserve, old) = {
-            let s = self.ring.lock();
-            (s.version, s.reserve, s.memory.clone())
-        };
-        match old {
-            Some(m) if !r.is_none() || m.is_mapped() => return Err(EBUSY),
-            None if r.is_none() => return Ok(()),
-            _ => {}
-        }
-        let (ring, memory): (Option<Box<dyn Ring>>, _) = match r.is_none() {
-            true => (None, None),
-            false => {
-                let (ring, memory) = packet_ring::make(&r, version, reserve)?;
-                (Some(Box::new(ring)), Some(memory))
-            }
-        };
-        self.tap.set_ring(ring);
-        self.ring.lock().memory = memory;
+    /// Notes something about rings to come. `EBUSY` once there is one.
+    fn before_rings(&self, f: impl FnOnce(&mut Rings)) -> Result<()> {
+        let mut s = self.rings.lock();
+        f(s.change()?);
+        self.tap.set_shapes(s.shapes());
         Ok(())
+    }
+
+    /// PACKET_RX_RING, PACKET_TX_RING (`sent`): both rings are in one block of memory, which is made anew for the one that stays.
+    fn set_ring(&self, v: &[u8], sent: bool) -> Result<()> {
+        let mut s = self.rings.lock();
+        let r = Request::parse(v, s.version)?;
+        let there = if sent { s.tx.is_some() } else { s.rx.is_some() };
+        if s.memory.as_ref().is_some_and(|m| m.is_mapped()) || (there && r.shape().blocks != 0) {
+            return Err(EBUSY);
+        }
+        let wanted = !r.is_none()?;
+        if !wanted && !there {
+            return Ok(());
+        }
+        if wanted {
+            r.check(s.version, s.reserve, sent)?;
+        }
+        let new = if wanted { r.size() } else { 0 };
+        let received = if sent { s.rx.map_or(0, |r| r.size()) } else { new };
+        let all = if sent { received + new } else { new + s.tx.as_ref().map_or(0, |t| t.size()) };
+        let memory = if all == 0 { None } else { Some(Memory::new(all)?) };
+        if let (Some(to), Some(from)) = (&memory, s.memory.clone()) {
+            if !sent && let Some(t) = &mut s.tx {
+                from.copy(t.base(), to, received, t.size())?;
+                t.moved(to.file().clone(), received);
+            } else if sent {
+                let moved: Option<Result<()>> = self.tap.with_ring(|r| {
+                    from.copy(0, to, 0, received)?;
+                    r.moved(to.file().clone());
+                    Ok(())
+                });
+                moved.transpose()?;
+            }
+        }
+        let (version, reserve) = (s.version, s.reserve);
+        let made = memory.as_ref().filter(|_| wanted);
+        if sent {
+            s.tx = made.map(|m| TxRing::new(m.file().clone(), received, r.shape(), version));
+        } else {
+            let stack = &self.tap.stack;
+            let ring = made.map(|m| {
+                let (now, secret) = (stack.realtime(), stack.random());
+                packet_ring::receiving(&r, version, reserve, m, now, secret)
+            });
+            self.tap.set_ring(ring);
+            s.rx = wanted.then_some(r);
+        }
+        s.memory = memory;
+        self.tap.set_shapes(s.shapes());
+        Ok(())
+    }
+
+    /// Sends what is in the ring, at most once around: how many bytes. Errors as of [`PacketSocket::send`]; a frame that cannot be sent
+    /// ends it, unless such are passed over.
+    fn send_ring(&self, s: &mut Rings, to: Option<(u32, u16, Mac)>) -> Result<usize> {
+        let (loss, anywhere) = (s.loss, s.anywhere);
+        let Some(ring) = &mut s.tx else { return Err(EBUSY) };
+        let iface = self.tap.way_out(to.map_or(0, |t| t.0))?;
+        let most = self.tap.most(&iface);
+        let mut sent = 0;
+        for _ in 0..ring.shape().frames {
+            let done = match ring.next(most, anywhere, self.tap.cooked) {
+                Next::Nothing => break,
+                Next::Frame(b) => self.tap.send(to, &b).map(|()| b.len()),
+                Next::Bad(e) => Err(e),
+            };
+            match done {
+                Err(e) if !loss => {
+                    ring.refuse();
+                    return Err(e);
+                }
+                done => {
+                    ring.done();
+                    sent += done.unwrap_or(0);
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    /// PACKET_FANOUT: `struct fanout_args`, whose last member older programs do not know.
+    fn join_fanout(&self, v: &[u8]) -> Result<()> {
+        if !matches!(v.len(), 4 | 8) {
+            return Err(EINVAL);
+        }
+        let word = ip_options::int(v)? as u32;
+        let most = match v.get(4..8) {
+            Some(b) => u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            None => 0,
+        };
+        let (id, kind, flags) = (word as u16, (word >> 16) as u8, (word >> 16) as u16 & 0xff00);
+        self.tap.join_fanout(id, kind, flags, most)
     }
 }
 
@@ -216,6 +320,11 @@ impl Socket for PacketSock {
 
     fn send(&self, args: &mut SendArgs<'_>) -> Result<usize> {
         let to = args.addr.map(parse).transpose()?;
+        let mut rings = self.rings.lock();
+        if rings.tx.is_some() {
+            return self.send_ring(&mut rings, to);
+        }
+        drop(rings);
         if to.is_none() && self.tap.cooked {
             return Err(EDESTADDRREQ);
         }
@@ -322,39 +431,75 @@ impl Socket for PacketSock {
                 self.tap.set_ignore_outgoing(ip_options::int(v)? != 0);
                 Ok(())
             }
-            (libc::SOL_PACKET, PACKET_QDISC_BYPASS | PACKET_LOSS) => {
+            (libc::SOL_PACKET, PACKET_QDISC_BYPASS) => {
                 ip_options::int(v)?;
+                Ok(())
+            }
+            (libc::SOL_PACKET, PACKET_LOSS) => {
+                let on = ip_options::int(v)? != 0;
+                self.before_rings(|s| s.loss = on)
+            }
+            (libc::SOL_PACKET, PACKET_TX_HAS_OFF) => {
+                let on = ip_options::int(v)? != 0;
+                // With a ring it is not heard, and no error.
+                if let Ok(s) = self.rings.lock().change() {
+                    s.anywhere = on;
+                }
                 Ok(())
             }
             (libc::SOL_PACKET, PACKET_VERSION) => {
                 let version = Version::from_number(ip_options::int(v)?)?;
-                self.ring.lock().change()?.version = version;
-                Ok(())
+                self.before_rings(|s| s.version = version)
             }
             (libc::SOL_PACKET, PACKET_RESERVE) => {
                 let n = u32::try_from(ip_options::int(v)?).map_err(|_| EINVAL)?;
-                self.ring.lock().change()?.reserve = n;
-                Ok(())
+                self.before_rings(|s| s.reserve = n)
             }
-            (libc::SOL_PACKET, PACKET_RX_RING) => self.set_ring(v),
-            (libc::SOL_PACKET, PACKET_TX_RING | PACKET_FANOUT | PACKET_VNET_HDR) => {
-                Err(ENOPROTOOPT)
+            (libc::SOL_PACKET, PACKET_RX_RING) => self.set_ring(v, false),
+            (libc::SOL_PACKET, PACKET_TX_RING) => self.set_ring(v, true),
+            (libc::SOL_PACKET, PACKET_FANOUT) => self.join_fanout(v),
+            (libc::SOL_PACKET, PACKET_FANOUT_DATA) => {
+                let group = self.tap.fanout_group().ok_or(EINVAL)?;
+                match group.kind {
+                    Kind::Program => self.tap.set_fanout_program(filter(task, v)?),
+                    Kind::Extended => {
+                        // There are no descriptors of such programs.
+                        task.file(ip_options::int(v)?)?;
+                        Err(EINVAL)
+                    }
+                    _ => Err(EINVAL),
+                }
             }
+            (libc::SOL_PACKET, PACKET_VNET_HDR) => Err(ENOPROTOOPT),
             _ => Err(ENOPROTOOPT),
         }
     }
 
     fn get_option(&self, _task: &Task, level: i32, name: i32, _max: usize) -> Result<Vec<u8>> {
-        match (level, name) {
-            (libc::SOL_PACKET, PACKET_STATISTICS) => {
-                let (p, d) = self.tap.statistics();
-                Ok([p.to_le_bytes(), d.to_le_bytes()].concat())
+        if level != libc::SOL_PACKET {
+            return Err(ENOPROTOOPT);
+        }
+        let flag = |on: bool| ip_options::one(i32::from(on));
+        match name {
+            PACKET_STATISTICS => {
+                let (packets, drops, freezes) = self.tap.statistics();
+                let mut b = [packets.to_le_bytes(), drops.to_le_bytes()].concat();
+                if self.rings.lock().version == Version::Three {
+                    b.extend_from_slice(&freezes.to_le_bytes());
+                }
+                Ok(b)
             }
-            (libc::SOL_PACKET, PACKET_AUXDATA) => ip_options::one(i32::from(self.tap.auxdata())),
-            (libc::SOL_PACKET, PACKET_VERSION) => {
-                ip_options::one(self.ring.lock().version.number())
+            PACKET_AUXDATA => flag(self.tap.auxdata()),
+            PACKET_VERSION => ip_options::one(self.rings.lock().version.number()),
+            PACKET_RESERVE => ip_options::one(self.rings.lock().reserve as i32),
+            PACKET_LOSS => flag(self.rings.lock().loss),
+            PACKET_TX_HAS_OFF => flag(self.rings.lock().anywhere),
+            PACKET_IGNORE_OUTGOING => flag(self.tap.ignores_outgoing()),
+            PACKET_FANOUT => ip_options::one(self.tap.fanout_value() as i32),
+            PACKET_ROLLOVER_STATS => {
+                let s = self.tap.rollover_statistics()?;
+                Ok(s.iter().flat_map(|n| n.to_le_bytes()).collect())
             }
-            (libc::SOL_PACKET, PACKET_RESERVE) => ip_options::one(self.ring.lock().reserve as i32),
             _ => Err(ENOPROTOOPT),
         }
     }
@@ -366,12 +511,12 @@ impl Socket for PacketSock {
         if max < 4 {
             return Err(EINVAL);
         }
-        Version::from_number(user::read_obj(task, at)?)?;
-        ip_options::one(packet_ring::HEADER as i32)
+        let version = Version::from_number(user::read_obj(task, at)?)?;
+        ip_options::one(version.header() as i32)
     }
 
     fn mappable(&self) -> Result<Arc<dyn uml_mm::Mappable>> {
-        let memory = self.ring.lock().memory.clone();
+        let memory = self.rings.lock().memory.clone();
         memory.map(|m| m as Arc<dyn uml_mm::Mappable>).ok_or(EINVAL)
     }
 

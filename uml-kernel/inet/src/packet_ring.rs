@@ -1,6 +1,10 @@
-//! PACKET_RX_RING (packet(7)): frames go to memory that the program has mapped, each into a slot with a word that tells
-//! whose the slot is. Versions 1 and 2 of the layout; programs that would like version 3, whose blocks have slots of any size,
-//! fall back to 2 (pcap(3) does, and has no other way to capture).
+//! Rings of packet sockets (packet(7), Documentation/networking/packet_mmap.rst): frames go to memory that the program has
+//! mapped, and are taken from there. In versions 1 and 2 each has a slot, with a word that tells whose the slot is; in version 3
+//! received ones are in blocks ([`blocks`]), which change hands as a whole.
+
+mod blocks;
+mod slots;
+mod tx;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -10,17 +14,17 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_host::fs::{pread, pwrite};
 use uml_mm::{MapAccess, Mappable};
-use uml_net::tap::{Frame, Ring};
+use uml_net::tap::{Frame, Ring, RingShape};
+
+pub use tx::{Next, TxRing};
 
 /// Slots begin at multiples of this, and so does what is in them.
 const ALIGNMENT: usize = 16;
-/// `struct tpacket_hdr` and `struct tpacket2_hdr` are as long as each other.
-pub const HEADER: usize = 32;
 /// `struct sockaddr_ll`, behind the header.
-const ADDRESS: usize = 20;
+pub const ADDRESS: usize = 20;
 /// Room for the link header before the network one, at least.
 const LINK: usize = 16;
-/// The slot is the program's; else the kernel's.
+/// The slot (or block) is the program's; else the kernel's.
 const USER: u32 = 1;
 /// Frames were lost since the program asked for the statistics.
 const LOSING: u32 = 4;
@@ -32,6 +36,7 @@ const MAX: u64 = 512 << 20;
 pub enum Version {
     One,
     Two,
+    Three,
 }
 
 impl Version {
@@ -40,6 +45,7 @@ impl Version {
         match n {
             0 => Ok(Version::One),
             1 => Ok(Version::Two),
+            2 => Ok(Version::Three),
             _ => Err(EINVAL),
         }
     }
@@ -48,74 +54,138 @@ impl Version {
     pub fn number(self) -> i32 {
         self as i32
     }
+
+    /// Length of `struct tpacket_hdr`, `struct tpacket2_hdr` or `struct tpacket3_hdr`.
+    pub fn header(self) -> usize {
+        match self {
+            Version::One | Version::Two => 32,
+            Version::Three => 48,
+        }
+    }
 }
 
-/// `struct tpacket_req`.
+/// `struct tpacket_req`, or `struct tpacket_req3`.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
-    block_size: u32,
-    blocks: u32,
-    frame_size: u32,
-    frames: u32,
-}
+pub struct Request(RingShape);
 
 impl Request {
-    /// `EINVAL` for less than the structure.
-    pub fn parse(v: &[u8]) -> Result<Request> {
+    /// `EINVAL` for less than the structure of the version.
+    pub fn parse(v: &[u8], version: Version) -> Result<Request> {
         let word = |n: usize| -> Result<u32> {
             let b = v.get(n * 4..n * 4 + 4).ok_or(EINVAL)?;
             Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         };
-        let r = Request {
+        let mut s = RingShape {
             block_size: word(0)?,
             blocks: word(1)?,
             frame_size: word(2)?,
             frames: word(3)?,
+            ..RingShape::default()
         };
-        // Without blocks there is no ring, and nothing can be in it.
-        if r.blocks == 0 && r.frames != 0 { Err(EINVAL) } else { Ok(r) }
+        if version == Version::Three {
+            (s.retire, s.private, s.features) = (word(4)?, word(5)?, word(6)?);
+        }
+        Ok(Request(s))
     }
 
-    /// The ring is not wanted any more.
-    pub fn is_none(&self) -> bool {
-        self.blocks == 0
+    /// The ring is not wanted any more. `EINVAL` where there would be frames without blocks.
+    pub fn is_none(&self) -> Result<bool> {
+        match (self.0.blocks, self.0.frames) {
+            (0, 0) => Ok(true),
+            (0, _) => Err(EINVAL),
+            _ => Ok(false),
+        }
     }
 
-    /// Bytes of the ring, when its shape is right. `EINVAL`, `ENOMEM`.
-    fn size(&self, reserve: u32) -> Result<u64> {
-        let least = (HEADER + ADDRESS) as u64 + u64::from(reserve);
+    /// What it says.
+    pub fn shape(&self) -> RingShape {
+        self.0
+    }
+
+    /// Whether the shape is right, for frames that are sent or received. `EINVAL`, `ENOMEM`.
+    pub fn check(&self, version: Version, reserve: u32, sent: bool) -> Result<()> {
+        let r = &self.0;
+        let least = (version.header() + ADDRESS) as u64 + u64::from(reserve);
         let odd = |n: u32, of: usize| n as usize % of != 0;
-        if i32::try_from(self.block_size).map_or(true, |n| n == 0)
-            || odd(self.block_size, uml_mm::PAGE as usize)
-            || u64::from(self.frame_size) < least
-            || odd(self.frame_size, ALIGNMENT)
-            || self.frame_size > self.block_size
-            || u64::from(self.block_size / self.frame_size) * u64::from(self.blocks)
-                != u64::from(self.frames)
+        if i32::try_from(r.block_size).map_or(true, |n| n == 0)
+            || odd(r.block_size, uml_mm::PAGE as usize)
+            || (version == Version::Three
+                && u64::from(r.block_size) < blocks::first_frame(r.private) + least)
+            || u64::from(r.frame_size) < least
+            || odd(r.frame_size, ALIGNMENT)
+            || r.frame_size > r.block_size
+            || u64::from(r.block_size / r.frame_size) * u64::from(r.blocks) != u64::from(r.frames)
+            // Blocks of any content are for what is received.
+            || (sent && (r.retire, r.private, r.features) != (0, 0, 0))
         {
             return Err(EINVAL);
         }
-        let size = u64::from(self.block_size) * u64::from(self.blocks);
-        if size > MAX { Err(ENOMEM) } else { Ok(size) }
+        if self.size() > MAX { Err(ENOMEM) } else { Ok(()) }
+    }
+
+    /// Bytes of the ring.
+    pub fn size(&self) -> u64 {
+        size(&self.0)
     }
 }
 
-/// The memory of a ring, as mmap(2) sees it.
+fn size(s: &RingShape) -> u64 {
+    u64::from(s.block_size) * u64::from(s.blocks)
+}
+
+/// The memory of the rings of a socket, as mmap(2) sees it: what is received, then what is sent.
 pub struct Memory {
     object: Arc<dyn Mappable>,
+    file: Arc<OwnedFd>,
+    size: u64,
     mappings: AtomicI64,
 }
 
 impl Memory {
+    /// Zeros. `ENOMEM`.
+    pub fn new(size: u64) -> Result<Arc<Memory>> {
+        let (object, file) = uml_core::shm::anonymous_file(size)?;
+        let mappings = AtomicI64::new(0);
+        Ok(Arc::new(Memory { object, file: Arc::new(file), size, mappings }))
+    }
+
     /// Whether a program has it mapped.
     pub fn is_mapped(&self) -> bool {
         self.mappings.load(Ordering::SeqCst) > 0
+    }
+
+    /// The bytes.
+    pub fn file(&self) -> &Arc<OwnedFd> {
+        &self.file
+    }
+
+    /// Copies `len` bytes from here at `from` to `other` at `to`; what is zero stays no memory. `EIO`.
+    pub fn copy(&self, from: u64, other: &Memory, to: u64, len: u64) -> Result<()> {
+        let mut b = vec![0; 65_536];
+        let mut at = 0;
+        while at < len {
+            let part = &mut b[..(len - at).min(65_536) as usize];
+            if pread(self.file.as_fd(), from + at, part)? != part.len() {
+                return Err(EIO);
+            }
+            if part.iter().any(|x| *x != 0)
+                && pwrite(other.file.as_fd(), to + at, part)? != part.len()
+            {
+                return Err(EIO);
+            }
+            at += part.len() as u64;
+        }
+        Ok(())
     }
 }
 
 impl Mappable for Memory {
     fn host_fd(&self, off: u64, len: u64, access: MapAccess) -> Result<RawFd> {
         self.object.host_fd(off, len, access)
+    }
+
+    fn check_range(&self, off: u64, len: u64) -> Result<()> {
+        if (off, len) == (0, self.size) { Ok(()) } else { Err(EINVAL) }
     }
 
     fn mapped(&self, delta: i64) {
@@ -127,109 +197,51 @@ impl Mappable for Memory {
     }
 }
 
-/// What receives puts frames in.
-pub struct RxRing {
-    file: OwnedFd,
+/// A ring of this (checked) shape at the front of `memory` for what is received, from the moment `realtime` on. Numbers of flows are
+/// made with `secret`.
+pub fn receiving(
+    r: &Request,
     version: Version,
-    reserve: usize,
-    block_size: u64,
-    frame_size: usize,
-    per_block: u64,
-    frames: u64,
-    /// The next slot.
-    head: u64,
-    /// What a slot is put together in.
-    slot: Vec<u8>,
+    reserve: u32,
+    memory: &Memory,
+    realtime: u64,
+    secret: u64,
+) -> Box<dyn Ring> {
+    let (file, shape) = (memory.file.clone(), &r.0);
+    match version {
+        Version::Three => Box::new(blocks::Blocks::new(file, shape, reserve, realtime, secret)),
+        _ => Box::new(slots::Slots::new(file, shape, version, reserve)),
+    }
 }
 
-/// A ring of this shape: where frames go, and the memory for the program.
-pub fn make(r: &Request, version: Version, reserve: u32) -> Result<(RxRing, Arc<Memory>)> {
-    let size = r.size(reserve)?;
-    let (object, file) = uml_core::shm::anonymous_file(size)?;
-    let ring = RxRing {
-        file,
-        version,
-        reserve: reserve as usize,
-        block_size: r.block_size.into(),
-        frame_size: r.frame_size as usize,
-        per_block: (r.block_size / r.frame_size).into(),
-        frames: r.frames.into(),
-        head: 0,
-        slot: Vec::new(),
+/// Where in a slot the frame and its network header begin; none where the header cannot tell.
+fn places(f: &Frame, version: Version, reserve: usize) -> Option<(usize, usize)> {
+    let align = |n: usize| n.next_multiple_of(ALIGNMENT);
+    let before = version.header() + ADDRESS;
+    let net = match f.cooked {
+        true => align(before) + LINK + reserve,
+        false => align(before + f.net.max(LINK)) + reserve,
     };
-    Ok((ring, Arc::new(Memory { object, mappings: AtomicI64::new(0) })))
+    (net <= usize::from(u16::MAX)).then_some((net - f.net, net))
 }
 
-impl RxRing {
-    fn at(&self, slot: u64) -> u64 {
-        slot / self.per_block * self.block_size + slot % self.per_block * self.frame_size as u64
-    }
-
-    /// Whether the kernel may write a slot.
-    fn is_free(&self, slot: u64) -> bool {
-        let mut b = [0; 4];
-        let read = pread(self.file.as_fd(), self.at(slot), &mut b);
-        read == Ok(4) && u32::from_le_bytes(b) == 0
-    }
-
-    /// Where in a slot the frame and its network header begin; none where the header cannot tell.
-    fn places(&self, f: &Frame) -> Option<(usize, usize)> {
-        let align = |n: usize| n.next_multiple_of(ALIGNMENT);
-        let net = match f.cooked {
-            true => align(HEADER + ADDRESS) + LINK + self.reserve,
-            false => align(HEADER + ADDRESS + f.net.max(LINK)) + self.reserve,
-        };
-        (net <= usize::from(u16::MAX)).then_some((net - f.net, net))
-    }
-
-    /// Puts together what follows the status in a slot.
-    fn fill(&mut self, f: &Frame, (mac, net): (usize, usize)) {
-        let kept = f.data.len().min(self.frame_size.saturating_sub(mac));
-        let (sec, ns) = ((f.stamp / 1_000_000_000) as u32, (f.stamp % 1_000_000_000) as u32);
-        let b = &mut self.slot;
-        b.clear();
-        if self.version == Version::One {
-            b.extend_from_slice(&[0; 4]);
-        }
-        for n in [f.len as u32, kept as u32] {
-            b.extend_from_slice(&n.to_le_bytes());
-        }
-        for n in [mac as u16, net as u16] {
-            b.extend_from_slice(&n.to_le_bytes());
-        }
-        b.extend_from_slice(&sec.to_le_bytes());
-        match self.version {
-            Version::One => b.extend_from_slice(&(ns / 1000).to_le_bytes()),
-            Version::Two => {
-                b.extend_from_slice(&ns.to_le_bytes());
-                b.extend_from_slice(&f.vlan.unwrap_or(0).to_le_bytes());
-                b.extend_from_slice(&(if f.vlan.is_some() { 0x8100u16 } else { 0 }).to_le_bytes());
-            }
-        }
-        b.resize(HEADER - 4, 0);
-        b.extend_from_slice(&crate::packet::address_of(f));
-        b.resize(mac - 4, 0);
-        b.extend_from_slice(&f.data[..kept]);
-        b.truncate(self.frame_size - 4);
-    }
+/// Seconds and nanoseconds of a moment since the epoch.
+fn split(ns: u64) -> (u32, u32) {
+    ((ns / 1_000_000_000) as u32, (ns % 1_000_000_000) as u32)
 }
 
-impl Ring for RxRing {
-    fn put(&mut self, f: &Frame, lost: bool) -> bool {
-        let Some(places) = self.places(f).filter(|_| self.is_free(self.head)) else { return false };
-        self.fill(f, places);
-        let at = self.at(self.head);
-        let status = crate::packet::status_of(f) | USER | if lost { LOSING } else { 0 };
-        // What is in the slot first: the program looks at the status alone.
-        let done = pwrite(self.file.as_fd(), at + 4, &self.slot) == Ok(self.slot.len())
-            && pwrite(self.file.as_fd(), at, &status.to_le_bytes()) == Ok(4);
-        if done {
-            self.head = (self.head + 1) % self.frames;
-        }
-        done
-    }
+/// The VLAN tag of a frame and its EtherType.
+fn tag(f: &Frame) -> (u16, u16) {
+    (f.vlan.unwrap_or(0), if f.vlan.is_some() { 0x8100 } else { 0 })
+}
 
-    fn is_readable(&self) -> bool {
-        !self.is_free((self.head + self.frames - 1) % self.frames)
-    }
+/// A word of the file.
+fn word(file: &OwnedFd, at: u64) -> Option<u32> {
+    let mut b = [0; 4];
+    (pread(file.as_fd(), at, &mut b) == Ok(4)).then(|| u32::from_le_bytes(b))
+}
+
+/// Writes all of `b`.
+fn store(file: &OwnedFd, at: u64, b: &[u8]) -> bool {
+    pwrite(file.as_fd(), at, b) == Ok(b.len())
 }

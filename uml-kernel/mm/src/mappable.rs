@@ -26,6 +26,12 @@ pub trait Mappable: Send + Sync {
     /// lives.
     fn host_fd(&self, off: u64, len: u64, access: MapAccess) -> Result<RawFd>;
 
+    /// Whether mmap(2) may map `off..off+len`, whole pages: `EINVAL` where only all of it can be mapped.
+    fn check_range(&self, off: u64, len: u64) -> Result<()> {
+        let _ = (off, len);
+        Ok(())
+    }
+
     /// `st_dev` (encoded) and `st_ino`, for /proc/<pid>/maps.
     fn identity(&self) -> (u64, u64) {
         (0, 0)

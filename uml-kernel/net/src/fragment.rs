@@ -54,16 +54,28 @@ pub struct Reassembly {
     armed: Armed,
     pmtu: Mutex<HashMap<IpAddr, (usize, Time)>>,
     pmtu_count: AtomicUsize,
+    /// Pieces are copies that are only looked at: nobody is told of those that were in vain.
+    copies: bool,
 }
 
 impl Reassembly {
     pub(crate) fn new() -> Arc<Reassembly> {
+        Reassembly::build(false)
+    }
+
+    /// A place for copies of pieces.
+    pub(crate) fn of_copies() -> Arc<Reassembly> {
+        Reassembly::build(true)
+    }
+
+    fn build(copies: bool) -> Arc<Reassembly> {
         Arc::new(Reassembly {
             table: Mutex::new(Rank::LEAF, HashMap::new()),
             memory: AtomicUsize::new(0),
             armed: Armed::default(),
             pmtu: Mutex::new(Rank::LEAF, HashMap::new()),
             pmtu_count: AtomicUsize::new(0),
+            copies,
         })
     }
 
@@ -189,6 +201,9 @@ impl Expire for Reassembly {
         if let Some(at) = next {
             self.arm(&stack, at);
         }
+        if self.copies {
+            return;
+        }
         for (v6, p) in gone {
             let counters = stack.snmp.ip_of(v6);
             counters.reasm_timeout.inc();
@@ -206,12 +221,17 @@ impl Expire for Reassembly {
 }
 
 /// Takes a fragment; the whole packet when it is complete.
-pub(crate) fn reassemble_v4(stack: &Stack, cx: &mut Cx, h: &Ipv4, mut p: Packet) -> Option<Packet> {
+pub(crate) fn reassemble_v4(
+    place: &Arc<Reassembly>,
+    cx: &mut Cx,
+    h: &Ipv4,
+    mut p: Packet,
+) -> Option<Packet> {
     let key = Key { src: h.src.into(), dst: h.dst.into(), id: u32::from(h.id), proto: h.proto };
     let data = p.take_payload(h.header_len);
     let (offset, iface, stamp) = (usize::from(h.frag_off), p.iface, p.stamp);
     let first = (offset == 0).then_some(p);
-    let (mut head, data) = stack.fragments.add(cx, key, offset, h.mf, data, first, TIMEOUT_V4)?;
+    let (mut head, data) = place.add(cx, key, offset, h.mf, data, first, TIMEOUT_V4)?;
     let total = h.header_len.max(ipv4::HEADER);
     let header = usize::from(head.net()[0] & 15) * 4;
     if header + data.len() > 65_535 || total == 0 {

@@ -524,7 +524,7 @@ impl Stack {
     /// Adds a piece; the packet and its header once it is whole.
     fn whole_v4(&self, cx: &mut Cx, h: &Ipv4, p: Packet) -> Option<(Ipv4, Packet)> {
         self.snmp.ip.reasm_reqds.inc();
-        let whole = fragment::reassemble_v4(self, cx, h, p)?;
+        let whole = fragment::reassemble_v4(&self.fragments, cx, h, p)?;
         self.snmp.ip.reasm_oks.inc();
         let again = Ipv4::parse(whole.net(), whole.net_len()).ok()?;
         Some((again, whole))

@@ -138,6 +138,7 @@ pub struct Stack {
     pub ping: PingTable,
     taps: RwLock<Vec<Weak<PacketSocket>>>,
     tap_count: AtomicUsize,
+    pub(crate) fanouts: crate::tap::Groups,
     pub timers: Timers,
     pub hooks: crate::hook::Hooks,
     pub conf: Conf,
@@ -176,6 +177,7 @@ impl Stack {
             ping: PingTable::default(),
             taps: RwLock::new(Rank::LEAF, Vec::new()),
             tap_count: AtomicUsize::new(0),
+            fanouts: Default::default(),
             timers: Timers::default(),
             hooks: crate::hook::Hooks::default(),
             conf: Conf::default(),
@@ -203,6 +205,11 @@ impl Stack {
     /// Nanoseconds since the epoch.
     pub fn realtime(&self) -> u64 {
         self.clock.realtime()
+    }
+
+    /// Number of the processor that this is called on.
+    pub(crate) fn processor(&self) -> u32 {
+        self.clock.processor()
     }
 
     /// Runs one step and then everything that follows from it.
@@ -780,8 +787,11 @@ impl Stack {
             return;
         }
         for s in self.taps() {
-            s.offer(cx, i, p, outgoing);
+            if !s.in_fanout() {
+                s.offer(cx, i, p, outgoing);
+            }
         }
+        self.fanouts.offer(cx, i, p, outgoing);
     }
 }
 

@@ -1,8 +1,11 @@
 //! Packet sockets: every frame of an interface, both ways (packet(7)).
 
+mod fanout;
+mod flow;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
@@ -13,7 +16,14 @@ use crate::interface::{Interface, Link, iff};
 use crate::neighbour;
 use crate::packet::{Csum, Data, Packet};
 use crate::stack::{Cx, Stack};
+use crate::time::Time;
+use crate::timer::{Armed, Expire};
 use crate::wire::ethernet::{self, Ethernet, Mac, ethertype};
+
+use fanout::Fanout;
+pub(crate) use fanout::Groups;
+pub use fanout::{Group, Kind};
+pub use flow::flow_hash;
 
 /// sll_pkttype (packet(7)).
 pub mod pkttype {
@@ -54,19 +64,83 @@ pub struct Frame {
     pub cooked: bool,
 }
 
+/// What became of a frame that was offered to a ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Put {
+    /// It is in; else there was no room.
+    pub stored: bool,
+    /// The program has something new to read.
+    pub readable: bool,
+    /// When [`Ring::retire`] is to be called, at the latest.
+    pub retire_at: Option<Time>,
+}
+
+/// How much room a socket has for frames (fanout's rollover asks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Normal,
+    /// Less than a quarter.
+    Low,
+    None,
+}
+
 /// Memory of a program that frames go to instead of the queue.
 pub trait Ring: Send {
-    /// Puts a frame in, with a mark when others were lost; false when there is no room.
-    fn put(&mut self, f: &Frame, lost: bool) -> bool;
+    /// Puts a frame in at `now`, with a mark when others were lost.
+    fn put(&mut self, f: &Frame, lost: bool, now: Time) -> Put;
 
     /// Whether the program has something to read.
     fn is_readable(&self) -> bool;
+
+    /// How much room there is.
+    fn room(&self) -> Room;
+
+    /// Gives the program what has waited for more long enough, with a mark when frames were lost: `stored` is whether anything had.
+    fn retire(&mut self, lost: bool, now: Time) -> Put {
+        let _ = (lost, now);
+        Put::default()
+    }
+
+    /// How often everything was full since it was last asked (`tp_freeze_q_cnt`).
+    fn freezes(&mut self) -> u32 {
+        0
+    }
+
+    /// The bytes are at the front of another file now.
+    fn moved(&mut self, file: Arc<std::os::fd::OwnedFd>);
+}
+
+/// What lists of sockets tell of a ring (`struct packet_diag_ring`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingShape {
+    pub block_size: u32,
+    pub blocks: u32,
+    pub frame_size: u32,
+    pub frames: u32,
+    /// Milliseconds, bytes and TP_FT_REQ_* of version 3.
+    pub retire: u32,
+    pub private: u32,
+    pub features: u32,
+}
+
+/// What they tell of the rings of a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingShapes {
+    /// PACKET_VERSION's number.
+    pub version: u32,
+    pub reserve: u32,
+    pub loss: bool,
+    pub rx: Option<RingShape>,
+    pub tx: Option<RingShape>,
 }
 
 const OVERHEAD: usize = 768;
+/// Bytes of a VLAN tag.
+const VLAN_TAG: usize = 4;
 
 /// A packet socket.
 pub struct PacketSocket {
+    me: Weak<PacketSocket>,
     pub stack: Arc<Stack>,
     pub id: u64,
     /// SOCK_DGRAM: without link headers.
@@ -78,6 +152,10 @@ pub struct PacketSocket {
     inode: AtomicU64,
     auxdata: AtomicBool,
     inner: Mutex<Inner>,
+    shapes: Mutex<RingShapes>,
+    /// Its group, once it is in one: it stays there.
+    fanout: Fanout,
+    armed: Armed,
 }
 
 struct Inner {
@@ -126,7 +204,8 @@ impl PacketSocket {
     }
 
     fn build(stack: &Arc<Stack>, cooked: bool, protocol: u16, hidden: bool) -> Arc<PacketSocket> {
-        let s = Arc::new(PacketSocket {
+        let s = Arc::new_cyclic(|me: &Weak<PacketSocket>| PacketSocket {
+            me: me.clone(),
             stack: stack.clone(),
             id: crate::sock::new_id(),
             cooked,
@@ -154,6 +233,9 @@ impl PacketSocket {
                     closed: false,
                 },
             ),
+            shapes: Mutex::new(Rank::LEAF, RingShapes::default()),
+            fanout: Fanout::default(),
+            armed: Armed::default(),
         });
         // One that takes nothing yet is listed, too.
         if !hidden {
@@ -162,8 +244,11 @@ impl PacketSocket {
         s
     }
 
-    /// bind(2): `ENODEV` for an unknown interface, `ENETDOWN` is reported later.
+    /// bind(2): `ENODEV` for an unknown interface, `ENETDOWN` is reported later; `EINVAL` in a fanout group.
     pub fn bind(&self, iface: u32, protocol: u16) -> Result<()> {
+        if self.fanout.group().is_some() {
+            return Err(EINVAL);
+        }
         let up = match iface {
             0 => true,
             n => self.stack.interface(n).ok_or(ENODEV)?.is_up(),
@@ -270,6 +355,11 @@ impl PacketSocket {
         self.inner.lock().ignore_outgoing = on;
     }
 
+    /// PACKET_IGNORE_OUTGOING.
+    pub fn ignores_outgoing(&self) -> bool {
+        self.inner.lock().ignore_outgoing
+    }
+
     /// PACKET_ADD_MEMBERSHIP with PACKET_MR_PROMISC.
     pub fn add_promisc(&self, iface: u32) -> Result<()> {
         let i = self.stack.interface(iface).ok_or(ENODEV)?;
@@ -303,10 +393,41 @@ impl PacketSocket {
         i.bytes = 0;
     }
 
-    /// PACKET_STATISTICS: frames, those that were dropped among them, and drops, since it was last asked.
-    pub fn statistics(&self) -> (u32, u32) {
+    /// Runs `f` on the ring while no frame comes.
+    pub fn with_ring<R>(&self, f: impl FnOnce(&mut dyn Ring) -> R) -> Option<R> {
         let mut i = self.inner.lock();
-        (std::mem::take(&mut i.packets), std::mem::take(&mut i.drops))
+        i.ring.as_mut().map(|r| f(&mut **r))
+    }
+
+    /// What lists of sockets tell of its rings.
+    pub fn shapes(&self) -> RingShapes {
+        *self.shapes.lock()
+    }
+
+    /// Notes that.
+    pub fn set_shapes(&self, s: RingShapes) {
+        *self.shapes.lock() = s;
+    }
+
+    /// PACKET_STATISTICS: frames, those that were dropped among them, drops, and how often a ring of blocks was full, since it
+    /// was last asked.
+    pub fn statistics(&self) -> (u32, u32, u32) {
+        let mut i = self.inner.lock();
+        let freezes = i.ring.as_deref_mut().map_or(0, |r| r.freezes());
+        (std::mem::take(&mut i.packets), std::mem::take(&mut i.drops), freezes)
+    }
+
+    /// How much room there is for a frame of `len` bytes.
+    pub(crate) fn room(&self, len: usize) -> Room {
+        let i = self.inner.lock();
+        match &i.ring {
+            Some(r) => r.room(),
+            None => match i.rcvbuf.saturating_sub(i.bytes + len + OVERHEAD) {
+                0 => Room::None,
+                n if n > i.rcvbuf / 4 => Room::Normal,
+                _ => Room::Low,
+            },
+        }
     }
 
     /// Offers a frame that passes an interface.
@@ -391,9 +512,11 @@ impl PacketSocket {
             cooked: self.cooked,
         };
         let lost = i.drops != 0;
+        let mut put = Put { stored: true, readable: true, retire_at: None };
         match &mut i.ring {
             Some(r) => {
-                if !r.put(&frame, lost) {
+                put = r.put(&frame, lost, cx.now);
+                if !put.stored {
                     i.drops = i.drops.wrapping_add(1);
                 }
             }
@@ -403,7 +526,17 @@ impl PacketSocket {
             }
         }
         drop(i);
-        cx.notify(&self.wait, Events::READABLE);
+        self.after(cx, put);
+    }
+
+    fn after(&self, cx: &mut Cx, put: Put) {
+        if put.readable {
+            cx.notify(&self.wait, Events::READABLE);
+        }
+        if let Some(at) = put.retire_at {
+            let me = self.me.clone();
+            self.armed.arm(&self.stack.timers, at, || me);
+        }
     }
 
     /// The next frame: `EAGAIN`, or the pending error.
@@ -452,16 +585,28 @@ impl PacketSocket {
         self.inner.lock().error.take()
     }
 
+    /// The interface that frames to `to` leave by (0 is the one it is bound to): `ENXIO` without one, `ENETDOWN`.
+    pub fn way_out(&self, to: u32) -> Result<Arc<Interface>> {
+        let index = if to != 0 { to } else { self.bound().0 };
+        let iface = self.stack.interface(index).ok_or(ENXIO)?;
+        if iface.is_up() { Ok(iface) } else { Err(ENETDOWN) }
+    }
+
+    /// Bytes of the longest frame that a program may send by the interface, a VLAN tag in it.
+    pub fn most(&self, iface: &Interface) -> usize {
+        iface.mtu() + self.header_of(iface) + VLAN_TAG
+    }
+
+    /// Bytes of the link header that a program writes.
+    fn header_of(&self, iface: &Interface) -> usize {
+        if self.cooked || iface.link == Link::None { 0 } else { ethernet::HEADER }
+    }
+
     /// Sends a frame: with its header, or (cooked) to a link address. `ENXIO` without an interface,
     /// `ENETDOWN`, `EMSGSIZE`, `EINVAL` for less than a header.
     pub fn send(&self, to: Option<(u32, u16, Mac)>, data: &[u8]) -> Result<()> {
-        let (bound, proto) = self.bound();
-        let index = to.map(|t| t.0).filter(|i| *i != 0).unwrap_or(bound);
-        let iface = self.stack.interface(index).ok_or(ENXIO)?;
-        if !iface.is_up() {
-            return Err(ENETDOWN);
-        }
-        let protocol = to.map(|t| t.1).filter(|p| *p != 0).unwrap_or(proto);
+        let iface = self.way_out(to.map_or(0, |t| t.0))?;
+        let protocol = to.map(|t| t.1).filter(|p| *p != 0).unwrap_or(self.bound().1);
         let mut p = Packet::new(Data::new());
         p.csum = Csum::Valid;
         if self.cooked {
@@ -474,19 +619,20 @@ impl PacketSocket {
             self.stack.enter(|cx| neighbour::send_to(cx, &iface, mac, p));
             return Ok(());
         }
-        let header = if iface.link == Link::None { 0 } else { ethernet::HEADER };
+        let header = self.header_of(&iface);
         if data.len() < header {
             return Err(EINVAL);
         }
-        if data.len() > iface.mtu() + header + 4 {
-            return Err(EMSGSIZE);
-        }
-        p.head_mut().extend_from_slice(data);
-        p.set_link_len(header);
         p.kind = match Ethernet::parse(data) {
             Ok(h) if header != 0 => h.kind,
             _ => protocol,
         };
+        let tagged = header != 0 && p.kind == ethertype::VLAN;
+        if data.len() > self.most(&iface) - if tagged { 0 } else { VLAN_TAG } {
+            return Err(EMSGSIZE);
+        }
+        p.head_mut().extend_from_slice(data);
+        p.set_link_len(header);
         if iface.is_loopback() {
             p.strip_link();
         }
@@ -504,9 +650,24 @@ impl PacketSocket {
             i.bytes = 0;
             i.promisc.clone()
         };
+        self.leave_fanout();
         for i in promisc {
             let _ = self.drop_promisc(i);
         }
         self.stack.remove_tap(self);
+    }
+}
+
+impl Expire for PacketSocket {
+    fn expired(self: Arc<Self>, cx: &mut Cx) {
+        if !self.armed.due(cx.now) {
+            return;
+        }
+        let put = {
+            let mut i = self.inner.lock();
+            let lost = i.drops != 0;
+            i.ring.as_deref_mut().map_or(Put::default(), |r| r.retire(lost, cx.now))
+        };
+        self.after(cx, put);
     }
 }

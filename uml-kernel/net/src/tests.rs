@@ -658,7 +658,7 @@ fn packet_sockets_see_both_ways() {
         std::iter::from_fn(|| s.recv(false).ok()).map(|f| (f.protocol, f.pkttype)).collect();
     // ARP request out, answer in, echo out, echo reply in.
     assert_eq!(kinds, [(0x806, 4), (0x806, 0), (0x800, 4), (0x800, 0)]);
-    assert_eq!(s.statistics(), (4, 0));
+    assert_eq!(s.statistics(), (4, 0, 0));
     let raw = s.send(Some((l.machines[0].ports[0].0.index, 0, Mac::ZERO)), &[0xff; 60]);
     assert_eq!(raw, Ok(()));
     s.close();

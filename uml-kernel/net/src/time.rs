@@ -50,4 +50,9 @@ pub trait Clock: Send + Sync {
     fn realtime(&self) -> u64 {
         self.now().0
     }
+
+    /// Number of the processor that the calling thread runs on.
+    fn processor(&self) -> u32 {
+        0
+    }
 }

@@ -138,6 +138,7 @@ fn mmap(
             return Err(EOPNOTSUPP);
         }
         let object = file.ops.mappable()?;
+        object.check_range(off, len.checked_next_multiple_of(PAGE).ok_or(ENOMEM)?)?;
         Some(Backing { object: uml_core::shm::MappedFile::wrap(file, object), off })
     } else {
         if flags & libc::MAP_HUGETLB != 0 {

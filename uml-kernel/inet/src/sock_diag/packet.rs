@@ -10,10 +10,12 @@ use crate::nlmsg::{Message, Reply};
 /// Length of `struct packet_diag_req`.
 const REQUEST: usize = 20;
 
-/// PACKET_SHOW_*: what is asked for. There are no rings and no fanout, so nothing is told of them.
+/// PACKET_SHOW_*: what is asked for.
 mod show {
     pub const INFO: u32 = 0x1;
     pub const MCLIST: u32 = 0x2;
+    pub const RINGS: u32 = 0x4;
+    pub const FANOUT: u32 = 0x8;
     pub const MEMINFO: u32 = 0x10;
     pub const FILTER: u32 = 0x20;
 }
@@ -22,14 +24,18 @@ mod show {
 mod attr {
     pub const INFO: u16 = 0;
     pub const MCLIST: u16 = 1;
+    pub const RX_RING: u16 = 2;
+    pub const TX_RING: u16 = 3;
+    pub const FANOUT: u16 = 4;
     pub const UID: u16 = 5;
     pub const MEMINFO: u16 = 6;
     pub const FILTER: u16 = 7;
 }
 
-/// PDI_RUNNING and PDI_AUXDATA.
+/// PDI_RUNNING, PDI_AUXDATA and PDI_LOSS.
 const RUNNING: u32 = 0x1;
 const AUXDATA: u32 = 0x2;
+const LOSS: u32 = 0x10;
 /// PACKET_MR_PROMISC.
 const PROMISC: u16 = 1;
 
@@ -62,15 +68,30 @@ fn message(q: &Query<'_>, s: &PacketSocket, wanted: u32, out: &Reply) -> Message
     b.extend(bytes(&[inode as u32, s.id as u32, (s.id >> 32) as u32]));
     let mut m = out.message(BY_FAMILY, q.dump, &b);
     let asked = |bit: u32| wanted & bit != 0;
+    let shapes = s.shapes();
     if asked(show::INFO) {
         let on = |bit: u32, yes: bool| if yes { bit } else { 0 };
-        let flags = on(RUNNING, s.running()) | on(AUXDATA, s.auxdata());
+        let flags =
+            on(RUNNING, s.running()) | on(AUXDATA, s.auxdata()) | on(LOSS, shapes.loss);
         // Interface; version, reserve and copy threshold of rings; time stamps; flags.
-        m.put(attr::INFO, &bytes(&[iface, 0, 0, 0, 0, flags]));
+        m.put(attr::INFO, &bytes(&[iface, shapes.version, shapes.reserve, 0, 0, flags]));
         m.word(attr::UID, uid);
     }
     if asked(show::MCLIST) {
         m.put(attr::MCLIST, &memberships(s));
+    }
+    if asked(show::RINGS) {
+        for (k, ring) in [(attr::RX_RING, shapes.rx), (attr::TX_RING, shapes.tx)] {
+            if let Some(r) = ring {
+                let words = [r.block_size, r.blocks, r.frame_size, r.frames];
+                m.put(k, &bytes(&[&words[..], &[r.retire, r.private, r.features]].concat()));
+            }
+        }
+    }
+    if asked(show::FANOUT)
+        && let Some(g) = s.fanout_group()
+    {
+        m.word(attr::FANOUT, u32::from(g.id) | (g.kind as u32) << 16);
     }
     if asked(show::MEMINFO) {
         let (drops, rcvbuf) = s.drops_and_buffer();
