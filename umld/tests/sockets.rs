@@ -52,3 +52,9 @@ fn groups_of_packet_sockets_share_as_on_linux() {
     let Some(host) = both("fanout.py") else { return };
     assert!(host.contains("[[6042, 6042], [6042, 6042]]"), "{host}");
 }
+
+#[test]
+fn hops_and_pieces_are_told_as_on_linux() {
+    let Some(host) = both("pieces.py") else { return };
+    assert!(host.contains("made (70, [(41, 77, 96)])"), "{host}");
+}

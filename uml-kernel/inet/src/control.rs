@@ -16,7 +16,9 @@ use uml_net::wire::v6_headers::{self, Headers};
 use uml_net::wire::{proto, v4_options};
 
 use crate::addr;
-use crate::ip_options::{Extra, header_place, int, packet_options, recv};
+use crate::ip_options::{
+    Extra, IP_RECVFRAGSIZE, IPV6_RECVFRAGSIZE, header_place, int, packet_options, recv,
+};
 
 const SOL_UDP: i32 = 17;
 const UDP_SEGMENT: i32 = 103;
@@ -182,6 +184,9 @@ pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64
             let a = std::net::SocketAddr::new(d.dst, d.dst_port);
             out.push(item(libc::IPPROTO_IP, libc::IP_ORIGDSTADDR, addr::format(a, false, 0)));
         }
+        if x.wants(recv::FRAGSIZE) && d.piece != 0 {
+            out.push(item(libc::IPPROTO_IP, IP_RECVFRAGSIZE, d.piece.to_le_bytes().to_vec()));
+        }
     }
     if v6 {
         if x.wants(recv::PKTINFO6) {
@@ -203,6 +208,10 @@ pub fn of_datagram(d: &Datagram, o: &Options, x: &Extra, v6: bool, realtime: u64
         }
         if d.dst.is_ipv6() {
             headers_of(&d.header, x, &mut out);
+            if x.wants(recv::FRAGSIZE6) && d.piece != 0 {
+                let b = d.piece.to_le_bytes().to_vec();
+                out.push(item(libc::IPPROTO_IPV6, IPV6_RECVFRAGSIZE, b));
+            }
         }
     }
     out

@@ -38,6 +38,8 @@ pub mod recv {
     pub const OPTIONS: u64 = 1 << 19;
     pub const RETOPTS: u64 = 1 << 20;
     pub const CHECKSUM: u64 = 1 << 21;
+    pub const FRAGSIZE: u64 = 1 << 22;
+    pub const FRAGSIZE6: u64 = 1 << 23;
 }
 
 /// Settings that only the glue needs.
@@ -82,6 +84,13 @@ pub struct Target<'a> {
     pub v6: bool,
     /// SOCK_*.
     pub kind: i32,
+}
+
+impl Target<'_> {
+    /// A raw socket of IPv6 has no options of IPv4.
+    fn is_raw6(&self) -> bool {
+        self.v6 && self.kind == libc::SOCK_RAW
+    }
 }
 
 /// An integer of four bytes, or one byte where options allow it (ip(7)).
@@ -160,6 +169,9 @@ const IP_RECVERR_RFC4884: i32 = 26;
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 const IP_NODEFRAG: i32 = 22;
 const IP_CHECKSUM: i32 = 23;
+pub(crate) const IP_RECVFRAGSIZE: i32 = 25;
+const IPV6_MINHOPCOUNT: i32 = 73;
+pub(crate) const IPV6_RECVFRAGSIZE: i32 = 77;
 const IPV6_MULTICAST_ALL: i32 = 29;
 const IPV6_AUTOFLOWLABEL: i32 = 70;
 const IPV6_FREEBIND: i32 = 78;
@@ -168,6 +180,7 @@ const IPV6_FREEBIND: i32 = 78;
 pub fn set(t: &Target<'_>, task: &Task, level: i32, name: i32, v: &[u8]) -> Result<()> {
     match level {
         libc::SOL_SOCKET => set_socket(t, task, name, v),
+        libc::IPPROTO_IP if t.is_raw6() => Err(ENOPROTOOPT),
         libc::IPPROTO_IP => set_v4(t, task, name, v),
         libc::IPPROTO_IPV6 if t.v6 => set_v6(t, task, name, v),
         libc::IPPROTO_IPV6 => Err(ENOPROTOOPT),
@@ -233,6 +246,9 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         libc::IP_RETOPTS => recv::RETOPTS,
         // Sums are told of packets whose device made one of everything in them, which none here does.
         IP_CHECKSUM => recv::CHECKSUM,
+        // Streams have no pieces that a reader could see.
+        IP_RECVFRAGSIZE if t.kind == libc::SOCK_STREAM => return Err(EINVAL),
+        IP_RECVFRAGSIZE => recv::FRAGSIZE,
         _ => 0,
     };
     if bit != 0 {
@@ -317,7 +333,12 @@ fn set_v4(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         }
         libc::IP_RECVERR => t.opts.lock().recv_err = int(v)? != 0,
         IP_BIND_ADDRESS_NO_PORT => t.opts.lock().bind_no_port = int(v)? != 0,
-        IP_RECVERR_RFC4884 | IP_LOCAL_PORT_RANGE | libc::IP_MINTTL => return Err(ENOPROTOOPT),
+        IP_RECVERR_RFC4884 | IP_LOCAL_PORT_RANGE => return Err(ENOPROTOOPT),
+        libc::IP_MINTTL => {
+            let n = u8::try_from(int(v)?).map_err(|_| EINVAL)?;
+            t.opts.lock().min_ttl = n;
+            t.stack.tcp.any_min_ttl.fetch_or(n != 0, Ordering::Relaxed);
+        }
         libc::IP_FREEBIND => t.opts.lock().free_bind = int(v)? != 0,
         libc::IP_TRANSPARENT => {
             let on = int(v)? != 0;
@@ -401,9 +422,15 @@ fn set_v6(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
         libc::IPV6_RECVDSTOPTS => recv::DSTOPTS,
         libc::IPV6_RECVHOPOPTS => recv::HOPOPTS,
         IPV6_AUTOFLOWLABEL => recv::AUTOFLOW,
+        IPV6_RECVFRAGSIZE => recv::FRAGSIZE6,
         _ => 0,
     };
     if bit != 0 {
+        let v = match name {
+            // Less than a number is none here.
+            IPV6_RECVFRAGSIZE if v.len() < 4 => &[0; 4],
+            _ => v,
+        };
         t.extra.set(bit, whole_int(v)? != 0);
         return Ok(());
     }
@@ -422,6 +449,11 @@ fn set_v6(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
             } else {
                 t.opts.lock().hops = u8::try_from(n).ok();
             }
+        }
+        IPV6_MINHOPCOUNT => {
+            let n = u8::try_from(whole_int(v)?).map_err(|_| EINVAL)?;
+            t.opts.lock().min_hops = n;
+            t.stack.tcp.any_min_ttl.fetch_or(n != 0, Ordering::Relaxed);
         }
         libc::IPV6_MULTICAST_LOOP => match whole_int(v)? {
             n @ 0..=1 => t.opts.lock().multicast_loop6 = n != 0,
@@ -480,6 +512,7 @@ fn set_v6(t: &Target<'_>, task: &Task, name: i32, v: &[u8]) -> Result<()> {
 pub fn get(t: &Target<'_>, level: i32, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
     match level {
         libc::SOL_SOCKET => get_socket(t, name),
+        libc::IPPROTO_IP if t.is_raw6() => Err(ENOPROTOOPT),
         libc::IPPROTO_IP => get_v4(t, name, mtu),
         libc::IPPROTO_IPV6 if t.v6 => get_v6(t, name, mtu),
         _ if t.v6 => Err(ENOPROTOOPT),
@@ -566,6 +599,8 @@ fn get_v4(t: &Target<'_>, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
         libc::IP_RECVOPTS => wants(recv::OPTIONS),
         libc::IP_RETOPTS => wants(recv::RETOPTS),
         IP_CHECKSUM => wants(recv::CHECKSUM),
+        IP_RECVFRAGSIZE => wants(recv::FRAGSIZE),
+        libc::IP_MINTTL => one(i32::from(o.min_ttl)),
         IP_BIND_ADDRESS_NO_PORT => flag(o.bind_no_port),
         libc::IP_OPTIONS => Ok(o.options.bytes().to_vec()),
         _ => Err(ENOPROTOOPT),
@@ -597,6 +632,8 @@ fn get_v6(t: &Target<'_>, name: i32, mtu: Option<u32>) -> Result<Vec<u8>> {
         libc::IPV6_RECVDSTOPTS => wants(recv::DSTOPTS),
         libc::IPV6_RECVHOPOPTS => wants(recv::HOPOPTS),
         IPV6_AUTOFLOWLABEL => wants(recv::AUTOFLOW),
+        IPV6_RECVFRAGSIZE => wants(recv::FRAGSIZE6),
+        IPV6_MINHOPCOUNT => one(i32::from(o.min_hops)),
         libc::IPV6_HOPOPTS | libc::IPV6_RTHDRDSTOPTS | libc::IPV6_RTHDR | libc::IPV6_DSTOPTS => {
             let mut o = o;
             Ok(header_place(&mut o.headers, name).cloned().unwrap_or_default())

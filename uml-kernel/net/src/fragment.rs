@@ -42,6 +42,8 @@ struct Partial {
     /// Length, once the last piece is there.
     total: Option<usize>,
     have: usize,
+    /// Bytes of the longest piece, its headers included.
+    longest: u32,
     /// Headers of the first piece.
     first: Option<Packet>,
     expires: Time,
@@ -109,6 +111,7 @@ impl Reassembly {
         offset: usize,
         more: bool,
         data: Data,
+        headers: usize,
         first: Option<Packet>,
         timeout: u64,
     ) -> Option<(Packet, Data)> {
@@ -130,6 +133,7 @@ impl Reassembly {
             pieces: BTreeMap::new(),
             total: None,
             have: 0,
+            longest: 0,
             first: None,
             expires: now + timeout,
         });
@@ -152,6 +156,7 @@ impl Reassembly {
             p.total = Some(end);
         }
         p.have += data.len();
+        p.longest = p.longest.max((headers + data.len()) as u32);
         self.memory.fetch_add(data.len(), Ordering::Relaxed);
         p.pieces.insert(offset, data);
         if first.is_some() {
@@ -165,7 +170,9 @@ impl Reassembly {
             for d in p.pieces.into_values() {
                 whole.append(d);
             }
-            return Some((p.first?, whole));
+            let mut first = p.first?;
+            first.piece = p.longest;
+            return Some((first, whole));
         }
         drop(t);
         let stack = cx.stack().clone();
@@ -231,7 +238,8 @@ pub(crate) fn reassemble_v4(
     let data = p.take_payload(h.header_len);
     let (offset, iface, stamp) = (usize::from(h.frag_off), p.iface, p.stamp);
     let first = (offset == 0).then_some(p);
-    let (mut head, data) = place.add(cx, key, offset, h.mf, data, first, TIMEOUT_V4)?;
+    let (mut head, data) =
+        place.add(cx, key, offset, h.mf, data, h.header_len, first, TIMEOUT_V4)?;
     let total = h.header_len.max(ipv4::HEADER);
     let header = usize::from(head.net()[0] & 15) * 4;
     if header + data.len() > 65_535 || total == 0 {
@@ -277,11 +285,21 @@ pub(crate) fn reassemble_v6(
     let (iface, stamp) = (p.iface, p.stamp);
     if f.offset == 0 && !f.more {
         // An atomic fragment (RFC 6946).
+        head.piece = (at + Fragment::LEN + data.len()) as u32;
         return finish_v6(head, data, iface, stamp);
     }
     let key = Key { src: h.src.into(), dst: h.dst.into(), id: f.id, proto: 0 };
     let first = (f.offset == 0).then_some(head);
-    let (head, data) = stack.fragments.add(cx, key, f.offset, f.more, data, first, TIMEOUT_V6)?;
+    let (head, data) = stack.fragments.add(
+        cx,
+        key,
+        f.offset,
+        f.more,
+        data,
+        at + Fragment::LEN,
+        first,
+        TIMEOUT_V6,
+    )?;
     finish_v6(head, data, iface, stamp)
 }
 

@@ -42,6 +42,9 @@ pub struct Notice {
     pub src: IpAddr,
     pub dst: IpAddr,
     pub proto: u8,
+    /// The time to live that IP_MINTTL and IPV6_MINHOPCOUNT are about: that of the quoted IPv4 packet, but that of the IPv6 packet which
+    /// quotes, as Linux takes them.
+    pub ttl: u8,
     /// The packet's bytes after its IP header.
     pub payload: Vec<u8>,
 }
@@ -250,6 +253,7 @@ pub(crate) fn input_v4(
                 src: q.src.into(),
                 dst: q.dst.into(),
                 proto: q.proto,
+                ttl: q.ttl,
                 payload: body.get(q.header_len..).unwrap_or(&[]).to_vec(),
             };
             if (h.kind, h.code) == (v4::UNREACHABLE, v4::FRAG_NEEDED) {
@@ -372,6 +376,7 @@ pub(crate) fn input_v6(
                 src: q.src.into(),
                 dst: q.dst.into(),
                 proto: c.proto,
+                ttl: to.ttl,
                 payload: body.get(ipv6::HEADER + c.len..).unwrap_or(&[]).to_vec(),
             };
             if h.kind == v6::TOO_BIG {

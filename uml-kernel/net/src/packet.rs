@@ -310,6 +310,8 @@ pub struct Packet {
     pub priority: u32,
     /// 802.1Q tag that was stripped.
     pub vlan: Option<u16>,
+    /// Bytes of the longest of the pieces that it was put together of; 0 when it came whole.
+    pub piece: u32,
     /// When it arrived, nanoseconds since the epoch; 0 when not noted.
     pub stamp: u64,
     /// The user whose socket sent it.
@@ -435,6 +437,7 @@ impl Packet {
         self.net = self.start;
         (self.kind, self.iface, self.mark, self.priority, self.stamp) = (0, 0, 0, 0, 0);
         self.vlan = None;
+        self.piece = 0;
         self.track = Default::default();
         self
     }

@@ -257,6 +257,7 @@ impl Stack {
             stamp: p.stamp,
             gso: 0,
             header,
+            piece: p.piece,
         };
         let rcvbuf = s.opts.lock().rcvbuf;
         let taken = {

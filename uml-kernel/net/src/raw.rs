@@ -229,6 +229,7 @@ impl RawSocket {
             stamp: p.stamp,
             gso: 0,
             header: to.long_header(p),
+            piece: p.piece,
         };
         let rcvbuf = self.opts.lock().rcvbuf;
         if self.inner.lock().inbox.put(d, rcvbuf) {

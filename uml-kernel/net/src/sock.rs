@@ -43,6 +43,9 @@ pub struct IpOptions {
     pub multicast_if6: u32,
     pub multicast_src: Option<Ipv4Addr>,
     pub multicast_all: bool,
+    /// IP_MINTTL, IPV6_MINHOPCOUNT: segments whose time to live is less are not for the connection (RFC 5082).
+    pub min_ttl: u8,
+    pub min_hops: u8,
     pub pmtu: u8,
     pub pmtu6: u8,
     pub dontfrag: bool,
@@ -90,6 +93,8 @@ impl Default for IpOptions {
             multicast_if6: 0,
             multicast_src: None,
             multicast_all: true,
+            min_ttl: 0,
+            min_hops: 0,
             pmtu: pmtu::WANT,
             pmtu6: pmtu::WANT,
             dontfrag: false,
@@ -223,6 +228,8 @@ pub struct Datagram {
     pub gso: u16,
     /// The network header, when it has options or extension headers.
     pub header: Vec<u8>,
+    /// Bytes of the longest of the packets that it came in, when those were pieces; else 0.
+    pub piece: u32,
 }
 
 /// An entry of the error queue (ip(7) IP_RECVERR).

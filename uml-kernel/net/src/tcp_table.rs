@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use uml_base::{Mutex, Rank, RwLock};
 
@@ -53,6 +53,8 @@ pub struct TcpTable {
     listeners: RwLock<HashMap<u16, Vec<Arc<TcpSocket>>>>,
     time_waits: AtomicUsize,
     count: AtomicUsize,
+    /// Some socket has a least time to live, or had one.
+    pub any_min_ttl: AtomicBool,
 }
 
 impl Default for TcpTable {
@@ -63,6 +65,7 @@ impl Default for TcpTable {
             listeners: RwLock::new(Rank::LEAF, HashMap::new()),
             time_waits: AtomicUsize::new(0),
             count: AtomicUsize::new(0),
+            any_min_ttl: AtomicBool::new(false),
         }
     }
 }
@@ -240,6 +243,15 @@ impl TcpTable {
 }
 
 impl Stack {
+    /// Whether a packet with this time to live is from farther away than the socket takes them (RFC 5082).
+    fn too_far(&self, s: &TcpSocket, ttl: u8, v6: bool) -> bool {
+        if !self.tcp.any_min_ttl.load(Ordering::Relaxed) {
+            return false;
+        }
+        let o = s.opts.lock();
+        ttl < if v6 { o.min_hops } else { o.min_ttl }
+    }
+
     /// A segment for this host.
     pub(crate) fn tcp_input(
         &self,
@@ -279,6 +291,9 @@ impl Stack {
         let mut isn = None;
         match self.tcp.find(self, &q) {
             Some(Entry::Socket(s)) => {
+                if self.too_far(&s, to.ttl, to.dst.is_ipv6()) {
+                    return;
+                }
                 s.segment(cx, &h, data);
                 return;
             }
@@ -293,6 +308,9 @@ impl Stack {
         }
         match self.tcp.listener(self, q.local, q.remote, iface.index) {
             Some(l) => {
+                if self.too_far(&l, to.ttl, to.dst.is_ipv6()) {
+                    return;
+                }
                 let from = Arrival { iface: iface.index, ttl: to.ttl, tos: to.tos };
                 l.listen_input(cx, from, q, &h, data, isn, back)
             }
@@ -414,7 +432,9 @@ impl Stack {
             local: SocketAddr::new(n.src, word(0)),
             remote: SocketAddr::new(n.dst, word(2)),
         };
-        if let Some(Entry::Socket(s)) = self.tcp.find(self, &q) {
+        if let Some(Entry::Socket(s)) = self.tcp.find(self, &q)
+            && !self.too_far(&s, n.ttl, n.v6)
+        {
             s.notice(cx, n, seq);
         }
     }

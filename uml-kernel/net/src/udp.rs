@@ -594,6 +594,7 @@ impl Stack {
                 stamp,
                 gso,
                 header,
+                piece: p.piece,
             };
             self.udp_flood(cx, iface, &candidates, &d);
             return;
@@ -643,6 +644,7 @@ impl Stack {
             stamp,
             gso,
             header,
+            piece: p.piece,
         };
         let taken = if gso > 0 {
             // Several in one: each is a message of its own.

@@ -71,8 +71,7 @@ fn message(q: &Query<'_>, s: &PacketSocket, wanted: u32, out: &Reply) -> Message
     let shapes = s.shapes();
     if asked(show::INFO) {
         let on = |bit: u32, yes: bool| if yes { bit } else { 0 };
-        let flags =
-            on(RUNNING, s.running()) | on(AUXDATA, s.auxdata()) | on(LOSS, shapes.loss);
+        let flags = on(RUNNING, s.running()) | on(AUXDATA, s.auxdata()) | on(LOSS, shapes.loss);
         // Interface; version, reserve and copy threshold of rings; time stamps; flags.
         m.put(attr::INFO, &bytes(&[iface, shapes.version, shapes.reserve, 0, 0, flags]));
         m.word(attr::UID, uid);
