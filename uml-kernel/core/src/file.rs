@@ -18,6 +18,7 @@ use uml_mm::Mappable;
 
 use crate::ctx::Ctx;
 use crate::io::{Sink, Source};
+use crate::landlock::Domain;
 use crate::ns::PidNs;
 use crate::signal::SigInfo;
 use crate::task::{Cred, Resource, Task};
@@ -225,7 +226,7 @@ pub fn seek_in(size: Option<u64>, cur: u64, off: i64, whence: i32) -> Result<u64
 }
 
 /// Who gets SIGIO and SIGURG (fcntl(2) F_SETOWN, F_SETSIG).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Owner {
     /// F_OWNER_TID/PID/PGRP.
     pub kind: i32,
@@ -233,6 +234,8 @@ pub struct Owner {
     pub signo: i32,
     pub uid: u32,
     pub euid: u32,
+    /// The domain of who set it, unless that is the owner itself (landlock(7), LANDLOCK_SCOPE_SIGNAL).
+    pub landlock: Option<Arc<Domain>>,
 }
 
 /// Something that outlives an open file and wants to know when the last reference to it is gone
@@ -265,12 +268,25 @@ pub struct File {
     async_watch: Mutex<Option<Arc<async_notify::AsyncWatch>>>,
     /// Credentials at open time.
     pub cred: Arc<Cred>,
+    /// Rights of landlock(7) that whoever opened it could not give it: TRUNCATE and IOCTL_DEV.
+    lacks: u32,
     watchers: Mutex<Vec<Weak<dyn CloseWatcher>>>,
 }
 
 impl File {
     /// An open file description around `ops`.
     pub fn new(ops: Box<dyn FileOps>, path: Path, flags: u32, cred: Arc<Cred>) -> Arc<File> {
+        File::lacking(ops, path, flags, cred, 0)
+    }
+
+    /// As [`File::new`], without the rights `lacks` ([`crate::landlock::fs`]).
+    pub fn lacking(
+        ops: Box<dyn FileOps>,
+        path: Path,
+        flags: u32,
+        cred: Arc<Cred>,
+        lacks: u32,
+    ) -> Arc<File> {
         let creation =
             (libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_CLOEXEC)
                 as u32;
@@ -282,6 +298,7 @@ impl File {
             last_pos: AtomicU64::new(0),
             owner: Mutex::new(Rank::LEAF, Owner::default()),
             cred,
+            lacks,
             watchers: Mutex::new(Rank::LEAF, Vec::new()),
             async_watch: Mutex::new(Rank::LEAF, None),
         };
@@ -290,6 +307,11 @@ impl File {
             open::count_writer(file.inode(), true);
         }
         Arc::new(file)
+    }
+
+    /// `EACCES` without the right ([`crate::landlock::fs`]), which its opener's domain kept from it.
+    pub fn check_right(&self, right: u32) -> Result<()> {
+        if self.lacks & right != 0 { Err(EACCES) } else { Ok(()) }
     }
 
     fn counts_as_writer(&self) -> bool {

@@ -19,6 +19,7 @@ pub mod file;
 pub mod gate;
 pub mod io;
 pub mod kernel;
+pub mod landlock;
 pub mod memory;
 pub mod ns;
 pub mod ptrace;

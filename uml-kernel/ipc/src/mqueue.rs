@@ -13,6 +13,7 @@ use uml_abi::errno::*;
 use uml_base::{Events, Mutex, PollRegistrar, Rank, WaitQueue};
 use uml_core::file::{File, FileOps, Io};
 use uml_core::io::Sink;
+use uml_core::landlock::files::check_open_internal;
 use uml_core::signal::{SigFields, SigInfo, send_to_process};
 use uml_core::task::{Cap, Process, Resource, Task, WaitKind};
 use uml_core::vfs::anon::{self, AnonKind};
@@ -157,6 +158,7 @@ pub fn open(
         }
     };
     drop(names);
+    check_open_internal(&cred, flags as u32)?;
     let path = anon::path(AnonKind::Other("[mqueue]"), &cred);
     let status = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
     Ok(File::new(Box::new(MqFile { queue }), path, status as u32, cred))

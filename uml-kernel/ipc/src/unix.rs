@@ -23,6 +23,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue};
 use uml_core::kernel::Kernel;
+use uml_core::landlock::{Domain, scope};
 use uml_core::task::{Process, Task};
 use uml_core::vfs::anon::AnonInode;
 
@@ -196,6 +197,8 @@ pub struct UnixSocket {
     account: Arc<Account>,
     read_side: Mutex<()>,
     inner: Mutex<Inner>,
+    /// The restrictions of who made it.
+    maker: Option<Arc<Domain>>,
     /// The inode of its descriptor; none while nobody has accepted the connection.
     file: OnceLock<Weak<AnonInode>>,
 }
@@ -211,7 +214,7 @@ impl Drop for UnixSocket {
 }
 
 impl UnixSocket {
-    fn new(kind: Kind, net: u64, options: Options) -> Arc<UnixSocket> {
+    fn new(task: &Task, kind: Kind, net: u64, options: Options) -> Arc<UnixSocket> {
         let options = Arc::new(options);
         let wait = WaitQueue::shared();
         let account = Arc::new(Account {
@@ -246,6 +249,7 @@ impl UnixSocket {
                     listen_cred: None,
                 },
             ),
+            maker: task.cred().landlock.clone(),
             file: OnceLock::new(),
         });
         ALL.lock().insert(Arc::as_ptr(&socket) as usize, Arc::downgrade(&socket));
@@ -254,6 +258,24 @@ impl UnixSocket {
 
     fn this(&self) -> Result<Arc<UnixSocket>> {
         self.me.upgrade().ok_or(EBADF)
+    }
+
+    /// The task's domain keeps it from abstract names of whoever made this socket (landlock(7),
+    /// LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET).
+    fn is_apart(&self, task: &Task) -> bool {
+        let cred = task.cred();
+        let own = cred.landlock.as_ref();
+        own.is_some() && scope::forbids(own, self.maker.as_ref(), scope::ABSTRACT_UNIX_SOCKET)
+    }
+
+    /// `EPERM` where that forbids a datagram to `other`; a connection made before stays good.
+    fn check_scope(&self, task: &Task, other: &Arc<UnixSocket>) -> Result<()> {
+        if !other.is_apart(task) {
+            return Ok(());
+        }
+        let connected = self.inner.lock().peer.as_ref().is_some_and(|p| Arc::ptr_eq(p, other));
+        let named = matches!(other.inner.lock().name, Some(Name::Abstract(_)));
+        if named && !connected { Err(EPERM) } else { Ok(()) }
     }
 
     fn connection_based(&self) -> bool {
@@ -294,7 +316,7 @@ fn kind(kind: i32, protocol: i32) -> Result<Kind> {
 
 impl SocketFamily for Family {
     fn create(&self, task: &Task, k: i32, protocol: i32) -> Result<Arc<dyn Socket>> {
-        Ok(UnixSocket::new(kind(k, protocol)?, task.ns().net.id, Options::default()))
+        Ok(UnixSocket::new(task, kind(k, protocol)?, task.ns().net.id, Options::default()))
     }
 
     fn pair(
@@ -305,8 +327,8 @@ impl SocketFamily for Family {
     ) -> Result<(Arc<dyn Socket>, Arc<dyn Socket>)> {
         let kind = kind(k, protocol)?;
         let net = task.ns().net.id;
-        let a = UnixSocket::new(kind, net, Options::default());
-        let b = UnixSocket::new(kind, net, Options::default());
+        let a = UnixSocket::new(task, kind, net, Options::default());
+        let b = UnixSocket::new(task, kind, net, Options::default());
         UnixSocket::join(&a, &b, task);
         Ok((a, b))
     }

@@ -72,7 +72,7 @@ impl Watcher for Watch {
         let (Some(file), Some(kernel)) = (self.file.upgrade(), self.kernel.upgrade()) else {
             return;
         };
-        let owner = *file.owner.lock();
+        let owner = file.owner.lock().clone();
         notify_owner::signal(&kernel, &owner, self.fd, POLL_MSG);
         if asked & DN_MULTISHOT == 0 {
             self.end();
@@ -106,7 +106,14 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
         let c = task.cred();
         let mut o = file.owner.lock();
         let id = task.process.pid;
-        *o = Owner { kind: F_OWNER_PID, id, signo: o.signo, uid: c.uid, euid: c.euid };
+        *o = Owner {
+            kind: F_OWNER_PID,
+            id,
+            signo: o.signo,
+            uid: c.uid,
+            euid: c.euid,
+            landlock: None,
+        };
     }
     if let Some(w) = known {
         // Requests for one descriptor add up.

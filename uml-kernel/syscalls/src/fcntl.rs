@@ -117,7 +117,7 @@ fn fcntl(cx: &mut Ctx<'_>, fd: i32, cmd: i32, arg: u64) -> Result<u64> {
             Ok(0)
         }
         F_GETOWNER_UIDS => {
-            let o = *file.owner.lock();
+            let o = file.owner.lock().clone();
             let ns = task.cred().user_ns.clone();
             user::write_obj(task, arg, &[ns.uid(o.uid), ns.uid(o.euid)])?;
             Ok(0)
@@ -198,7 +198,7 @@ pub(crate) fn signed_owner(task: &Task, file: &File) -> i32 {
 
 /// The owner's kind and its id as `task` sees it: 0 when nothing of that kind has the number (any more).
 fn living_owner(task: &Task, file: &File) -> (i32, i32) {
-    let o = *file.owner.lock();
+    let o = file.owner.lock().clone();
     let kernel = task.kernel();
     let tree = kernel.tree.read();
     let lives = match o.kind {
@@ -220,8 +220,14 @@ fn set_owner(task: &Arc<Task>, file: &Arc<File>, kind: i32, id: i32) -> Result<u
         }
     }
     let cred = task.cred();
+    // Whoever tells itself is not kept from that.
+    let own = {
+        let of_task = task.kernel().tree.read().task(id).map(|t| t.process.pid);
+        kind != F_OWNER_PGRP && of_task.unwrap_or(id) == task.process.pid
+    };
+    let landlock = if own { None } else { cred.landlock.clone() };
     let mut o = file.owner.lock();
-    *o = Owner { kind, id, signo: o.signo, uid: cred.uid, euid: cred.euid };
+    *o = Owner { kind, id, signo: o.signo, uid: cred.uid, euid: cred.euid, landlock };
     Ok(0)
 }
 

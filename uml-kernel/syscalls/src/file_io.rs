@@ -206,8 +206,31 @@ const SIOCSPGRP: u32 = 0x8902;
 const FIOGETOWN: u32 = 0x8903;
 const SIOCGPGRP: u32 = 0x8904;
 
+/// Requests that the kernel itself answers, for devices as for other files: landlock(7) LANDLOCK_ACCESS_FS_IOCTL_DEV does
+/// not keep them back. Besides those above FIFREEZE, FITHAW, FIGETBSZ, FICLONE, FICLONERANGE, FIDEDUPERANGE,
+/// FS_IOC_GETFSUUID and FS_IOC_GETFSSYSFSPATH (`<linux/fs.h>`).
+const OF_EVERY_FILE: [u32; 14] = [
+    FIOCLEX,
+    FIONCLEX,
+    FIONBIO,
+    FIOASYNC,
+    FIOQSIZE,
+    FS_IOC_FIEMAP,
+    0xc004_5877,
+    0xc004_5878,
+    2,
+    0x4004_9409,
+    0x4020_940d,
+    0xc018_9436,
+    0x8011_1500,
+    0x8081_1501,
+];
+
 fn ioctl(cx: &mut Ctx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<u64> {
     let file = cx.task.file(fd)?;
+    if !OF_EVERY_FILE.contains(&cmd) {
+        file.check_right(uml_core::landlock::fs::IOCTL_DEV)?;
+    }
     let task = cx.task.clone();
     let toggle = |bit: i32| -> Result<u64> {
         let on = user::read_obj::<i32>(&task, arg)? != 0;
@@ -462,6 +485,7 @@ fn ftruncate(cx: &mut Ctx<'_>, fd: i32, len: i64) -> Result<u64> {
     if file.inode().file_type() != libc::S_IFREG || !file.writable() {
         return Err(EINVAL);
     }
+    file.check_right(uml_core::landlock::fs::TRUNCATE)?;
     attr::check_file_limit(&cx.task, len)?;
     attr::set_size(&cx.task, &file.path, len)?;
     Ok(0)

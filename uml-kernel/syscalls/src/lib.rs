@@ -22,6 +22,7 @@ mod handle;
 mod identity;
 mod inotify;
 mod inspect;
+mod landlock;
 mod memory;
 mod mount;
 mod mount_fd;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::ctx::Ctx;
+use uml_core::landlock;
 use uml_core::task::{Cap, Task};
 use uml_core::user;
 use uml_core::vfs::mount::*;
@@ -59,6 +60,7 @@ fn mount(
     // Old programs put a magic number into the upper half.
     let flags = if flags & 0xffff_0000 == libc::MS_MGC_VAL { flags & 0xffff } else { flags };
     let at = walk::lookup(task, &DirFd::Cwd, &target, walk::FOLLOW)?;
+    landlock::files::may_mount(&task.cred())?;
     may_mount(task)?;
     let kernel = task.kernel();
     let ns = task.fs().mounts();
@@ -171,6 +173,10 @@ fn umount2(cx: &mut Ctx<'_>, target: u64, flags: i32) -> Result<u64> {
     let follow = if flags & NOFOLLOW != 0 { 0 } else { walk::FOLLOW };
     let at = walk::lookup(task, &DirFd::Cwd, &path, follow)?;
     may_mount(task)?;
+    let own = at.mnt.ns().is_some_and(|n| Arc::ptr_eq(&n, &task.fs().mounts()));
+    if at.is_mount_root() && own {
+        landlock::files::may_mount(&task.cred())?;
+    }
     let fs = task.fs();
     let detach = flags & libc::MNT_DETACH != 0;
     if at.is_mount_root() && Arc::ptr_eq(&at.mnt, &fs.root().mnt) && !detach {
@@ -191,6 +197,7 @@ fn pivot_root(cx: &mut Ctx<'_>, new_root: u64, put_old: u64) -> Result<u64> {
     let flags = walk::FOLLOW | walk::DIRECTORY;
     let new = walk::lookup(task, &DirFd::Cwd, &user::read_path(task, new_root)?, flags)?;
     let old = walk::lookup(task, &DirFd::Cwd, &user::read_path(task, put_old)?, flags)?;
+    landlock::files::may_mount(&task.cred())?;
     task.kernel().vfs.pivot_root(task, &new, &old)?;
     Ok(0)
 }

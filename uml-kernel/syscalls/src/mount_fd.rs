@@ -429,6 +429,7 @@ fn move_mount(
     let empty = |bit: u32| if flags & bit != 0 { libc::AT_EMPTY_PATH } else { 0 };
     let from = at_path(task, from_fd, from, empty(F_EMPTY), flags & F_SYMLINKS != 0)?;
     let to = at_path(task, to_fd, to, empty(T_EMPTY), flags & T_SYMLINKS != 0)?;
+    uml_core::landlock::files::may_mount(&task.cred())?;
     let kernel = task.kernel();
     let ns = task.fs().mounts();
     let detached = from.mnt.ns().is_none() && from.mnt.parent().is_none();

@@ -8,12 +8,14 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_core::ctx::Ctx;
 use uml_core::file::File;
+use uml_core::landlock::net;
 use uml_core::task::Task;
 use uml_core::user::{self, UserIo};
 use uml_ipc::socket::{self, ADDR_MAX, RecvArgs, SendArgs, Shutdown, Socket, SocketFile};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::call;
+use crate::landlock::check_address;
 use crate::table::Entry;
 use crate::timespec::{Timespec, read_timeout};
 
@@ -127,6 +129,7 @@ fn write_addr(task: &Task, addr: u64, len_ptr: u64, value: &[u8]) -> Result<()> 
 fn bind(cx: &mut Ctx<'_>, fd: i32, addr: u64, len: i32) -> Result<u64> {
     let h = Handle::new(cx, fd)?;
     let addr = read_addr(cx, addr, len)?;
+    check_address(&cx.task, &**h.socket(), &addr, net::BIND_TCP)?;
     h.socket().bind(&cx.task, &addr)?;
     Ok(0)
 }
@@ -157,6 +160,7 @@ fn accept4(cx: &mut Ctx<'_>, fd: i32, addr: u64, len: u64, flags: i32) -> Result
 fn connect(cx: &mut Ctx<'_>, fd: i32, addr: u64, len: i32) -> Result<u64> {
     let h = Handle::new(cx, fd)?;
     let addr = read_addr(cx, addr, len)?;
+    check_address(&cx.task, &**h.socket(), &addr, net::CONNECT_TCP)?;
     h.socket().connect(&cx.task, &addr, h.nonblock(0))?;
     Ok(0)
 }

@@ -189,6 +189,7 @@ const FAMILIES: &[&[Entry]] = &[
     crate::event_fds::TABLE,
     crate::futex::TABLE,
     crate::identity::TABLE,
+    crate::landlock::TABLE,
     crate::memory::TABLE,
     crate::pipe::TABLE,
     crate::poll::TABLE,

@@ -4,6 +4,7 @@ mod aio;
 mod clone;
 mod content;
 mod datagram;
+mod domains;
 mod events;
 mod exec;
 mod faults;
@@ -16,6 +17,7 @@ mod intercept;
 mod ipc;
 mod ipoptions;
 mod jobs;
+mod landlock;
 mod limits;
 mod locks;
 
@@ -31,9 +33,11 @@ mod process;
 mod procfs;
 mod procpid;
 mod ptrace;
+mod refer;
 mod remap;
 mod restart;
 mod rights;
+mod secret;
 mod sigio;
 mod signals;
 mod sockopt;
@@ -67,12 +71,16 @@ pub fn all() -> Vec<Family> {
         futex,
         memory,
         remap,
+        secret,
         pipes,
         files,
         content,
         paths,
         handles,
         permissions,
+        landlock,
+        domains,
+        refer,
         locks,
         aio,
         sigio,

@@ -103,7 +103,7 @@ impl AsyncWatch {
             events = file.ops.poll(None);
         }
         let events = events & self.interest;
-        let owner = *file.owner.lock();
+        let owner = file.owner.lock().clone();
         if let Some((_, reason)) = REASONS.iter().find(|(e, _)| e.intersects(events)) {
             notify_owner::signal(&kernel, &owner, self.fd, *reason);
         }

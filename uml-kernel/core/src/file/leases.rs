@@ -170,7 +170,14 @@ impl LeaseTable {
         let mut o = file.owner.lock();
         if o.id == 0 {
             let id = task.process.pid;
-            *o = Owner { kind: F_OWNER_PID, id, signo: o.signo, uid: c.uid, euid: c.euid };
+            *o = Owner {
+                kind: F_OWNER_PID,
+                id,
+                signo: o.signo,
+                uid: c.uid,
+                euid: c.euid,
+                landlock: None,
+            };
         }
         Ok(())
     }
@@ -262,7 +269,7 @@ impl LeaseTable {
         };
         for (file, fd) in tell {
             if let Some(f) = file.upgrade() {
-                let owner = *f.owner.lock();
+                let owner = f.owner.lock().clone();
                 notify_owner::signal(kernel, &owner, fd, POLL_MSG);
             }
         }

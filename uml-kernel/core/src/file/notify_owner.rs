@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::file::Owner;
 use crate::kernel::Kernel;
+use crate::landlock::scope;
 use crate::signal::{self, SigFields, SigInfo};
 use crate::task::{Process, Task};
 
@@ -26,6 +27,9 @@ pub const POLL_MSG: Reason =
 /// May the owner that was set with these ids signal `target`?
 fn allowed(o: &Owner, target: &Task) -> bool {
     let c = target.cred();
+    if scope::forbids(o.landlock.as_ref(), c.landlock.as_ref(), scope::SIGNAL) {
+        return false;
+    }
     o.euid == 0 || o.euid == c.suid || o.euid == c.uid || o.uid == c.suid || o.uid == c.uid
 }
 

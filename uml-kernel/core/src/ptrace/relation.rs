@@ -39,6 +39,9 @@ pub fn trace_me(task: &Task) -> Result<()> {
         creator.filter(|t| t.process.pid == parent).or_else(|| tree.leader(parent))
     };
     let parent = parent.ok_or(EPERM)?;
+    if !crate::landlock::scope::may_trace(&parent.cred(), &task.cred()) {
+        return Err(EPERM);
+    }
     link(task, &parent, 0, 0)
 }
 

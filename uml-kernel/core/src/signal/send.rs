@@ -9,19 +9,23 @@ use uml_base::Events;
 
 use super::*;
 use crate::kernel::Kernel;
+use crate::landlock::scope;
 use crate::task::exit::begin_group_exit;
 use crate::task::rlimit::Resource;
 use crate::task::tree::ChildState;
 use crate::task::{Cap, Process};
 
 /// Whether `sender` may send `signo` to `target` (kill(2)): same real or saved user, CAP_KILL, or
-/// SIGCONT inside one session.
+/// SIGCONT inside one session; and no scope of landlock(7) keeps them apart.
 pub fn may_signal(sender: &Task, target: &Task, signo: i32) -> bool {
     if Arc::ptr_eq(&sender.process, &target.process) {
         return true;
     }
     let c = sender.cred();
     let t = target.cred();
+    if scope::forbids(c.landlock.as_ref(), t.landlock.as_ref(), scope::SIGNAL) {
+        return false;
+    }
     if c.capable_in(&t.user_ns, Cap::Kill) {
         return true;
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::landlock::scope;
 use crate::task::{Cap, Cred, Task};
 
 /// Which ids of the caller count.
@@ -35,7 +36,7 @@ pub fn may_access_as(cred: &Cred, target: &Task, ids: Ids) -> bool {
         Ids::Real => cred.cap_permitted,
     };
     let here = std::sync::Arc::ptr_eq(&t.user_ns, &cred.user_ns);
-    here && t.cap_permitted & !own == 0 || capable
+    (here && t.cap_permitted & !own == 0 || capable) && scope::may_trace(cred, &t)
 }
 
 /// Whether `caller` may access `target`; threads of one process always may.

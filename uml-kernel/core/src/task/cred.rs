@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::landlock::Domain;
 use crate::ns::UserNs;
 
 /// Capability numbers of `<linux/capability.h>`.
@@ -84,6 +85,8 @@ pub struct Cred {
     pub no_new_privs: bool,
     /// Where the capabilities count (user_namespaces(7)).
     pub user_ns: Arc<UserNs>,
+    /// What the task gave up (landlock(7)).
+    pub landlock: Option<Arc<Domain>>,
 }
 
 impl Cred {
@@ -107,6 +110,7 @@ impl Cred {
             securebits: 0,
             no_new_privs: false,
             user_ns: UserNs::initial(),
+            landlock: None,
         }
     }
 

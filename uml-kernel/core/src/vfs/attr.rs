@@ -3,6 +3,7 @@
 use uml_abi::Result;
 use uml_abi::errno::*;
 
+use crate::landlock::{self, fs};
 use crate::task::{Cap, Cred, Resource, Task};
 use crate::vfs::perm::{
     IMMUTABLE, MAY_WRITE, check_changeable, inode_permission, is_owner, strip_set_ids,
@@ -139,6 +140,7 @@ pub fn truncate(task: &Task, path: &Path, size: u64) -> Result<()> {
     inode_permission(inode, &task.cred(), MAY_WRITE)?;
     crate::vfs::open::check_not_executed(inode)?;
     crate::file::leases::table().break_for(task, inode, true, false)?;
+    landlock::files::check(&task.cred(), path, fs::TRUNCATE)?;
     check_file_limit(task, size)?;
     set_size(task, path, size)
 }

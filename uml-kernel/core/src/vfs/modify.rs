@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use uml_abi::Result;
 use uml_abi::errno::*;
 
+use crate::landlock::files::{Move, check, check_move, make};
+use crate::landlock::fs;
 use crate::task::{Cap, Cred, Task};
 use crate::vfs::perm::{self, MAY_WRITE, inode_permission, is_owner, may_create, may_delete};
 use crate::vfs::walk::{DirFd, FOLLOW, Last, lookup_parent};
@@ -96,6 +98,7 @@ pub fn create(task: &Task, start: &DirFd, path: &[u8], kind: NodeKind, mode: u32
             return Err(ENOENT);
         }
         writable?;
+        check(&cred, &dir, make(kind.file_type()))?;
         match &kind {
             // A whiteout (0:0) is no device and needs no privilege.
             NodeKind::CharDevice(d) if d.major == 0 && d.minor == 0 => {}
@@ -144,6 +147,7 @@ fn remove(task: &Task, dir: &Path, name: &[u8], want_dir: bool, trailing: bool) 
         if trailing {
             return Err(if is_dir { EISDIR } else { ENOTDIR });
         }
+        check(&cred, dir, if want_dir { fs::REMOVE_DIR } else { fs::REMOVE_FILE })?;
         may_delete(&dir.dentry, &victim.inode, &cred)?;
         match (want_dir, is_dir) {
             (true, false) => return Err(ENOTDIR),
@@ -200,6 +204,16 @@ pub fn link(task: &Task, old: &Path, start: &DirFd, new: &[u8]) -> Result<()> {
         dir.mnt.want_write()?;
         perm::check_changeable(old.inode())?;
         check_protected_link(&kernel.vfs, old, &cred)?;
+        let old_dir = old.dentry.parent();
+        let moved = Move {
+            old_dir: old_dir.as_ref().unwrap_or(&old.dentry),
+            old: &old.dentry,
+            new_dir: &dir,
+            target: None,
+            removes: false,
+            exchange: false,
+        };
+        check_move(&cred, &moved)?;
         may_create(&dir.dentry, &cred)?;
         if !Arc::ptr_eq(&old.mnt.instance, &dir.mnt.instance) {
             return Err(EXDEV);
@@ -331,6 +345,15 @@ pub fn rename(
             return Err(if flags & RENAME_EXCHANGE != 0 { EINVAL } else { ENOTEMPTY });
         }
         writable?;
+        let moved = Move {
+            old_dir: &od.dentry,
+            old: &source,
+            new_dir: &nd,
+            target: target.as_ref(),
+            removes: true,
+            exchange: flags & RENAME_EXCHANGE != 0,
+        };
+        check_move(&cred, &moved)?;
         if let Some(t) = &target
             && Arc::ptr_eq(&t.inode, &source.inode)
         {

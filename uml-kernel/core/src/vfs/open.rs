@@ -8,6 +8,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 
 use crate::file::{DirEmit, File, FileOps, leases};
+use crate::landlock::{self, files::check_open};
 use crate::registry::{NodeOpen, Opened};
 use crate::task::Task;
 use crate::vfs::perm::{
@@ -111,6 +112,7 @@ fn open_create(task: &Task, w: &mut Walker<'_>, how: &OpenHow) -> Result<(Path, 
                         Some(d) => Some(d),
                         None => {
                             dir.mnt.want_write()?;
+                            landlock::files::check(&w.cred, &dir, landlock::fs::MAKE_REG)?;
                             let umask = task.fs().umask();
                             let mode = how.mode;
                             let node = modify::new_node(
@@ -180,7 +182,9 @@ fn open_tmpfile(task: &Task, start: &DirFd, path: &[u8], how: &OpenHow) -> Resul
     let file = inode.open(how.flags)?;
     let dentry =
         Dentry::unnamed(inode, &dir.dentry, format!("#{ino}").as_bytes(), !how.has(libc::O_EXCL));
-    Ok(File::new(file, Path { mnt: dir.mnt, dentry }, how.flags, cred))
+    let place = Path { mnt: dir.mnt, dentry };
+    let lacks = check_open(&cred, &place, how.flags, false)?;
+    Ok(File::lacking(file, place, how.flags, cred, lacks))
 }
 
 /// Permission checks, truncation and the filesystem's or driver's own open.
@@ -210,14 +214,18 @@ fn finish(task: &Task, place: Path, how: &OpenHow, created: bool) -> Result<Arc<
     if how.has(libc::O_NOATIME) && !is_owner(&cred, &inode.perm()?) {
         return Err(EPERM);
     }
+    if writes && kind == libc::S_IFREG {
+        check_not_executed(&inode)?;
+    }
+    let lacks = check_open(&cred, &place, how.flags, false)?;
     let opened: Opened = match kind {
         libc::S_IFREG => {
-            if writes {
-                check_not_executed(&inode)?;
-            }
             let nonblock = how.has(libc::O_NONBLOCK);
             leases::table().break_for(task, &inode, writes, nonblock)?;
             if how.has(libc::O_TRUNC) && !created {
+                if lacks & landlock::fs::TRUNCATE != 0 {
+                    return Err(EACCES);
+                }
                 attr::set_size(task, &place, 0)?;
             }
             let ops = inode.open(how.flags)?;
@@ -248,7 +256,7 @@ fn finish(task: &Task, place: Path, how: &OpenHow, created: bool) -> Result<Arc<
     };
     let place = opened.path.unwrap_or(place);
     watch::table().file(&place.dentry, watch::IN_OPEN);
-    Ok(File::new(opened.ops, place, how.flags, cred))
+    Ok(File::lacking(opened.ops, place, how.flags, cred, lacks))
 }
 
 /// An O_PATH file: only a place.
@@ -388,6 +396,7 @@ pub fn open_exec_at(task: &Arc<Task>, dirfd: i32, path: &[u8], flags: i32) -> Re
     if usage(&inode).writers != 0 {
         return Err(ETXTBSY);
     }
+    check_open(&cred, &place, libc::O_RDONLY as u32, true)?;
     let ops = inode.open(libc::O_RDONLY as u32)?;
     watch::table().file(&place.dentry, watch::IN_OPEN);
     Ok(File::new(ops, place, libc::O_RDONLY as u32, cred))

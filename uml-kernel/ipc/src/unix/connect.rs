@@ -9,6 +9,7 @@ use uml_base::Events;
 use uml_core::signal::Restart;
 use uml_core::task::{Task, WaitKind};
 
+use super::addr::Name;
 use super::{PeerCred, SOMAXCONN, State, UnixSocket, addr, rights};
 use crate::socket::{Address, Shutdown, Socket};
 
@@ -76,13 +77,17 @@ impl UnixSocket {
             State::Connected => return Err(EISCONN),
             State::Listening | State::Dead => return Err(EINVAL),
         }
-        let server = UnixSocket::new(self.kind, listener.net, listener.options.inherit());
+        let server = UnixSocket::new(task, self.kind, listener.net, listener.options.inherit());
+        let apart = listener.is_apart(task);
         let mut l = listener.inner.lock();
         if l.state != State::Listening || l.shut_read {
             return Err(ECONNREFUSED);
         }
         if l.pending.len() > l.backlog {
             return Err(EAGAIN);
+        }
+        if apart && matches!(l.name, Some(Name::Abstract(_))) {
+            return Err(EPERM);
         }
         {
             let mut s = server.inner.lock_nested();
@@ -132,6 +137,7 @@ impl UnixSocket {
                 return Err(EPERM);
             }
         }
+        self.check_scope(task, &other)?;
         let old = {
             let mut inner = self.inner.lock();
             inner.state = State::Connected;

@@ -236,7 +236,9 @@ impl UnixSocket {
     /// The receiver of a datagram: the given address or the connected peer.
     fn receiver(&self, args: &SendArgs<'_>) -> Result<Arc<UnixSocket>> {
         if let Some(a) = args.addr {
-            return self.find(args.task, a);
+            let other = self.find(args.task, a)?;
+            self.check_scope(args.task, &other)?;
+            return Ok(other);
         }
         let inner = self.inner.lock();
         inner.peer.clone().ok_or(ENOTCONN)
