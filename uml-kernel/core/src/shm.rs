@@ -21,10 +21,11 @@ pub fn next_key() -> u64 {
     NEXT_KEY.fetch_add(1, Ordering::Relaxed)
 }
 
-struct Anonymous {
+/// Zero-filled memory without a name, in a memory file of the host.
+pub struct Anonymous {
     fd: OwnedFd,
     key: u64,
-    len: u64,
+    promised: AtomicU64,
 }
 
 /// Every object, for the machine's accounts.
@@ -47,7 +48,7 @@ pub fn usage() -> u64 {
 
 impl Drop for Anonymous {
     fn drop(&mut self) {
-        PROMISED.fetch_sub(self.len, Ordering::Relaxed);
+        PROMISED.fetch_sub(self.promised.load(Ordering::Relaxed), Ordering::Relaxed);
         OBJECTS.lock().remove(&self.key);
     }
 }
@@ -65,8 +66,23 @@ pub fn anonymous_file(len: u64) -> Result<(Arc<dyn Mappable>, OwnedFd)> {
     Ok((object(fd, len), own))
 }
 
-fn object(fd: OwnedFd, len: u64) -> Arc<dyn Mappable> {
-    let object = Arc::new(Anonymous { fd, key: next_key(), len });
+/// Memory whose size is set later, see [`Anonymous::set_len`].
+pub fn growing() -> Result<Arc<Anonymous>> {
+    Ok(object(uml_host::memfd::create("uml-shm", 0)?, 0))
+}
+
+impl Anonymous {
+    /// Gives it `len` bytes, of which `promise` count as promised to the program. `EINVAL`, `EFBIG`, `ENOMEM` from the host.
+    pub fn set_len(&self, len: u64, promise: u64) -> Result<()> {
+        uml_host::memfd::set_len(&self.fd, len)?;
+        let old = self.promised.swap(promise, Ordering::Relaxed);
+        PROMISED.fetch_add(promise.wrapping_sub(old), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn object(fd: OwnedFd, len: u64) -> Arc<Anonymous> {
+    let object = Arc::new(Anonymous { fd, key: next_key(), promised: AtomicU64::new(len) });
     PROMISED.fetch_add(len, Ordering::Relaxed);
     OBJECTS.lock().insert(object.key, Arc::downgrade(&object));
     object

@@ -21,6 +21,7 @@ pub mod initramfs;
 pub(crate) mod mapping;
 pub mod overlay;
 pub mod rofs;
+pub mod secretmem;
 pub mod tmpfs;
 pub(crate) mod transfer;
 

@@ -117,7 +117,7 @@ pub fn stack(task: &Task) -> Vec<String> {
 
 fn words(mm: &Mm, sp: u64) -> Vec<String> {
     let mut bytes = [0; STACK_ROWS * WORDS_A_ROW * 8];
-    let n = mm.read_partial(sp, &mut bytes);
+    let n = mm.read_foreign(sp, &mut bytes);
     bytes[..n]
         .chunks_exact(8)
         .map(|w| format!(" {:016x}", u64::from_le_bytes(w.try_into().unwrap_or_default())))

@@ -80,6 +80,8 @@ pub struct Mm {
     map: Mutex<Map>,
     arrivals: Arrivals,
     shared: AtomicBool,
+    /// There is or was an area of [`Purpose::Secret`].
+    secrets: AtomicBool,
 }
 
 /// Protection bits for a host mmap of an area.
@@ -102,7 +104,8 @@ impl Mm {
         };
         let arrivals = Arrivals::default();
         let (map, shared) = (Mutex::new(Rank::MM, map), AtomicBool::new(false));
-        Mm { space, user_min, user_max, map, arrivals, shared }
+        let secrets = AtomicBool::new(false);
+        Mm { space, user_min, user_max, map, arrivals, shared, secrets }
     }
 
     /// A second thread is about to use it: clone(2) with CLONE_VM.
@@ -166,6 +169,7 @@ impl Mm {
             map: Mutex::new(Rank::MM, map),
             arrivals: Arrivals::default(),
             shared: AtomicBool::new(false),
+            secrets: AtomicBool::new(self.secrets.load(Ordering::Relaxed)),
         }
     }
 
@@ -194,10 +198,34 @@ impl Mm {
         if n == 0 { 0 } else { self.space.write_view(addr, view, off, n) }
     }
 
-    /// As [`Mm::write_partial`] for a tracer: pages that the program cannot write are written too, unless they are
+    /// How many of `len` bytes at `addr` come before the first that others than the program may not see
+    /// (memfd_secret(2)).
+    fn exposed(&self, addr: u64, len: usize) -> usize {
+        if !self.secrets.load(Ordering::Relaxed) {
+            return len;
+        }
+        let end = addr.saturating_add(len as u64);
+        let map = self.map.lock();
+        let secret = map.vmas.overlapping(addr, end).find(|v| v.flags.purpose == Purpose::Secret);
+        secret.map_or(len, |v| v.start.saturating_sub(addr) as usize)
+    }
+
+    /// As [`Mm::read_partial`] for somebody else: a tracer, /proc, process_vm_readv(2).
+    pub fn read_foreign(&self, addr: u64, buf: &mut [u8]) -> usize {
+        let n = self.exposed(addr, buf.len());
+        self.read_partial(addr, &mut buf[..n])
+    }
+
+    /// As [`Mm::write_partial`] for somebody else.
+    pub fn write_foreign(&self, addr: u64, buf: &[u8]) -> usize {
+        let n = self.exposed(addr, buf.len());
+        self.write_partial(addr, &buf[..n])
+    }
+
+    /// As [`Mm::write_foreign`] for a tracer: pages that the program cannot write are written too, unless they are
     /// shared. What is not mapped stays so.
     pub fn poke(&self, addr: u64, buf: &[u8]) -> usize {
-        let n = self.clamp(addr, buf.len());
+        let n = self.clamp(addr, self.exposed(addr, buf.len()));
         if n == 0 {
             return 0;
         }

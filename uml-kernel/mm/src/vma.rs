@@ -29,6 +29,8 @@ pub enum Purpose {
     Heap,
     Vdso,
     Vvar,
+    /// memfd_secret(2): only the program's own mappings show it.
+    Secret,
 }
 
 /// Attributes of an area. Two neighbouring areas with equal attributes and adjoining

@@ -198,6 +198,8 @@ const FIONBIO: u32 = 0x5421;
 const FIOASYNC: u32 = 0x5452;
 const FIONREAD: u32 = 0x541b;
 const FIOQSIZE: u32 = 0x5460;
+/// Block size of the filesystem.
+const FIGETBSZ: u32 = 2;
 /// Where a file lies on its device (`<linux/fs.h>`, Documentation/filesystems/fiemap.rst).
 const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 /// Who gets SIGIO of a socket.
@@ -207,7 +209,7 @@ const FIOGETOWN: u32 = 0x8903;
 const SIOCGPGRP: u32 = 0x8904;
 
 /// Requests that the kernel itself answers, for devices as for other files: landlock(7) LANDLOCK_ACCESS_FS_IOCTL_DEV does
-/// not keep them back. Besides those above FIFREEZE, FITHAW, FIGETBSZ, FICLONE, FICLONERANGE, FIDEDUPERANGE,
+/// not keep them back. Besides those above FIFREEZE, FITHAW, FICLONE, FICLONERANGE, FIDEDUPERANGE,
 /// FS_IOC_GETFSUUID and FS_IOC_GETFSSYSFSPATH (`<linux/fs.h>`).
 const OF_EVERY_FILE: [u32; 14] = [
     FIOCLEX,
@@ -216,9 +218,9 @@ const OF_EVERY_FILE: [u32; 14] = [
     FIOASYNC,
     FIOQSIZE,
     FS_IOC_FIEMAP,
+    FIGETBSZ,
     0xc004_5877,
     0xc004_5878,
-    2,
     0x4004_9409,
     0x4020_940d,
     0xc018_9436,
@@ -267,6 +269,11 @@ fn ioctl(cx: &mut Ctx<'_>, fd: i32, cmd: u32, arg: u64) -> Result<u64> {
             ) =>
         {
             user::write_obj(&task, arg, &file.inode().metadata()?.size)?;
+            Ok(0)
+        }
+        FIGETBSZ => {
+            let size = file.path.mnt.sb.statfs()?.block_size;
+            user::write_obj(&task, arg, &i32::try_from(size).map_err(|_| EINVAL)?)?;
             Ok(0)
         }
         // Known for every file, done by few filesystems: the manual of the request says EOPNOTSUPP.

@@ -94,11 +94,20 @@ fn copy(cx: &mut Ctx<'_>, pid: i32, v: [u64; 4], flags: u64, write: bool) -> Res
     };
     let (mut i, mut j) = (0, 0);
     let mut done = 0u64;
+    // What the other side keeps secret is kept from its own process, too.
+    let take = |at, buf: &mut [u8]| match write {
+        true => source.read_partial(at, buf),
+        false => source.read_foreign(at, buf),
+    };
+    let give = |at, buf: &[u8]| match write {
+        true => sink.write_foreign(at, buf),
+        false => sink.write_partial(at, buf),
+    };
     let mut buf = vec![0; CHUNK];
     while i < from.len() && j < to.len() && done < user::MAX_RW_COUNT as u64 {
         let n = from[i].1.min(to[j].1).min(CHUNK as u64) as usize;
-        let got = source.read_partial(from[i].0, &mut buf[..n]);
-        let put = sink.write_partial(to[j].0, &buf[..got]);
+        let got = take(from[i].0, &mut buf[..n]);
+        let put = give(to[j].0, &buf[..got]);
         done += put as u64;
         for r in [&mut from[i], &mut to[j]] {
             r.0 = r.0.wrapping_add(put as u64);

@@ -9,6 +9,7 @@ use uml_core::ctx::{Ctx, Reply};
 use uml_core::memory::{self, commit};
 use uml_core::task::{Cap, Resource};
 use uml_core::user;
+use uml_fs::secretmem::SecretFile;
 use uml_mm::vma::{Backing, PROT_ALL, PROT_READ, PROT_WRITE, Purpose, Vma};
 use uml_mm::{HostCall, MapRequest, PAGE, Placed};
 
@@ -92,6 +93,7 @@ fn mmap(
     let prot = prot as u32 & PROT_KNOWN;
     let mut may = PROT_ALL;
     let shared_memory = shared && flags & libc::MAP_ANONYMOUS != 0;
+    let mut secret = false;
     let backing = if let Some(file) = file {
         if !file.readable() {
             return Err(EACCES);
@@ -137,6 +139,10 @@ fn mmap(
         if kind == libc::MAP_SHARED_VALIDATE && flags & !known != 0 {
             return Err(EOPNOTSUPP);
         }
+        secret = file.downcast::<SecretFile>().is_some();
+        if secret && !shared {
+            return Err(EINVAL);
+        }
         let object = file.ops.mappable()?;
         object.check_range(off, len.checked_next_multiple_of(PAGE).ok_or(ENOMEM)?)?;
         Some(Backing { object: uml_core::shm::MappedFile::wrap(file, object), off })
@@ -150,6 +156,10 @@ fn mmap(
     if flags & libc::MAP_LOCKED != 0 {
         // mmap(2): the limit shows as EAGAIN here.
         check_lock_limit(cx, len).map_err(|e| if e == ENOMEM { EAGAIN } else { e })?;
+    }
+    if secret {
+        // It is never swapped: memfd_secret(2), EAGAIN of mmap(2).
+        check_lock_limit(cx, len.next_multiple_of(PAGE)).map_err(|_| EAGAIN)?;
     }
     check_address_space(cx, len)?;
     if prot & PROT_WRITE != 0 && !shared {
@@ -173,19 +183,25 @@ fn mmap(
         noreplace: flags & libc::MAP_FIXED_NOREPLACE != 0,
         growsdown: flags & libc::MAP_GROWSDOWN != 0,
         noreserve,
-        locked: flags & libc::MAP_LOCKED != 0,
+        locked: secret || flags & libc::MAP_LOCKED != 0,
         low: flags & libc::MAP_32BIT != 0,
         populate: fill
             || flags & (libc::MAP_POPULATE | libc::MAP_LOCKED) != 0
                 && flags & libc::MAP_NONBLOCK == 0,
-        purpose: Purpose::Normal,
+        purpose: if secret { Purpose::Secret } else { Purpose::Normal },
         backing,
     };
     let mm = cx.task.mm()?;
-    let at = match late(cx) {
+    let at = match late(cx).filter(|_| !secret) {
         Some(tid) => mm.mmap_last(cx.hw, tid, &req)?,
         None => Placed { addr: mm.mmap(cx.hw, &req)?, last: false },
     };
+    if secret {
+        // The host's area is to be like ours: one that differs in a mark is two areas for mremap(2).
+        let (addr, len) = (at.addr, len.next_multiple_of(PAGE));
+        let op = uml_platform::MemOp::Advise { addr, len, advice: libc::MADV_DONTDUMP };
+        cx.hw.mem_ops(&[op]).map_err(|(_, e)| e)?;
+    }
     if anywhere {
         cx.hw.suggest_mappings_below(at.addr);
     }
@@ -462,6 +478,10 @@ fn madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: i32) -> Result<u64> {
     let mm = cx.task.mm()?;
     let (start, end) = mm.range(addr, len)?;
     let len = end - start;
+    let mapped = |v: &Vma| v.backing.is_some() || v.flags.shared;
+    if advice == libc::MADV_WIPEONFORK && mm.map().vmas.overlapping(start, end).any(mapped) {
+        return Err(EINVAL);
+    }
     match advice {
         libc::MADV_DONTFORK => mm.update_flags(start, len, |f| f.dontfork = true)?,
         libc::MADV_DOFORK => mm.update_flags(start, len, |f| f.dontfork = false)?,
@@ -472,6 +492,10 @@ fn madvise(cx: &mut Ctx<'_>, addr: u64, len: u64, advice: i32) -> Result<u64> {
         _ => {}
     }
     let (pieces, holes) = mm.pieces(start, len)?;
+    let populates = matches!(advice, libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE);
+    if populates && pieces.iter().any(|v| v.flags.purpose == Purpose::Secret) {
+        return Err(EINVAL);
+    }
     let removes = advice == libc::MADV_REMOVE;
     let of_unlocked = matches!(
         advice,
@@ -553,7 +577,12 @@ fn mlock2(cx: &mut Ctx<'_>, addr: u64, len: u64, flags: i32) -> Result<u64> {
     if !mm.map().vmas.covers(start, end) {
         return Err(ENOMEM);
     }
-    mm.update_flags(start, end - start, |f| f.locked = true)?;
+    mm.update_flags(start, end - start, |f| f.locked |= f.purpose != Purpose::Secret)?;
+    let secret = |v: &Vma| v.flags.purpose == Purpose::Secret;
+    if flags == 0 && mm.map().vmas.overlapping(start, end).any(secret) {
+        // Nobody but the program itself can make its pages present.
+        return Err(ENOMEM);
+    }
     // The guest's pages are never swapped by the guest; making them present is what is left to do.
     if flags == 0 {
         fill(cx, start, end)?;
@@ -591,7 +620,7 @@ fn munlock(cx: &mut Ctx<'_>, addr: u64, len: u64) -> Result<u64> {
     }
     let mm = cx.task.mm()?;
     let (start, end) = mm.range(start, len).map_err(|_| ENOMEM)?;
-    mm.update_flags(start, end - start, |f| f.locked = false)?;
+    mm.update_flags(start, end - start, |f| f.locked &= f.purpose == Purpose::Secret)?;
     Ok(0)
 }
 
@@ -607,7 +636,7 @@ fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> Result<u64> {
         check_lock_limit(cx, total - used)?;
         let (min, max) = (mm.user_min(), mm.user_max());
         // Holes are fine here: every area there is gets the mark.
-        let _ = mm.update_flags(min, max - min, |f| f.locked = true);
+        let _ = mm.update_flags(min, max - min, |f| f.locked |= f.purpose != Purpose::Secret);
     } else {
         check_lock_limit(cx, 0)?;
     }
@@ -630,7 +659,7 @@ fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> Result<u64> {
 fn munlockall(cx: &mut Ctx<'_>) -> Result<u64> {
     let mm = cx.task.mm()?;
     let (min, max) = (mm.user_min(), mm.user_max());
-    let _ = mm.update_flags(min, max - min, |f| f.locked = false);
+    let _ = mm.update_flags(min, max - min, |f| f.locked &= f.purpose == Purpose::Secret);
     let mut map = mm.map();
     (map.lock_future, map.fill_future) = (false, false);
     Ok(0)

@@ -1,4 +1,4 @@
-//! POSIX message queues (mq_open(2) and its family) and memfd_create(2).
+//! POSIX message queues (mq_open(2) and its family) and memfd_create(2), memfd_secret(2).
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -10,6 +10,7 @@ use uml_core::file::File;
 use uml_core::time::Clock;
 use uml_core::user;
 use uml_core::vfs::Inode;
+use uml_fs::secretmem;
 use uml_fs::tmpfs::{Options, SEAL_EXEC, TmpFs};
 use uml_ipc::mqueue::{self, MQ_PRIO_MAX, MqFile, Notify};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -33,6 +34,7 @@ pub const TABLE: &[Entry] = &[
     ),
     call!(245, "mq_getsetattr", mq_getsetattr(Fd, Ptr, Out)),
     call!(319, "memfd_create", memfd_create(Str, Flags), Never, Partial("without MFD_HUGETLB")),
+    call!(447, "memfd_secret", memfd_secret(Flags)),
 ];
 
 /// `struct mq_attr`.
@@ -178,6 +180,15 @@ fn mq_getsetattr(cx: &mut Ctx<'_>, fd: i32, new: u64, old: u64) -> Result<u64> {
         user::write_obj(&cx.task, old, &out)?;
     }
     Ok(0)
+}
+
+fn memfd_secret(cx: &mut Ctx<'_>, flags: u32) -> Result<u64> {
+    const CLOEXEC: u32 = libc::O_CLOEXEC as u32;
+    if flags & !CLOEXEC != 0 {
+        return Err(EINVAL);
+    }
+    let file = secretmem::create(&cx.task)?;
+    Ok(cx.task.install_fd(file, flags & CLOEXEC != 0)? as u64)
 }
 
 /// The internal instance that memory files live in.

@@ -170,7 +170,7 @@ fn with_stopped(
         }
         PEEKTEXT | PEEKDATA => {
             let mut word = [0u8; 8];
-            if tracee.mm()?.read_partial(addr, &mut word) != 8 {
+            if tracee.mm()?.read_foreign(addr, &mut word) != 8 {
                 return Err(EIO);
             }
             user::write_bytes(&me, data, &word)?;

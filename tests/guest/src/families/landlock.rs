@@ -542,7 +542,6 @@ fn device_ioctl() {
             ("FIGETBSZ", 2),
             ("TCGETS", libc::TCGETS),
             ("TIOCGPTN", 0x8004_5430),
-            ("FS_IOC_GETFLAGS", 0x8008_6601),
             ("unknown", 0x1234_5678),
         ] {
             size_zero(p);

@@ -90,10 +90,13 @@ fn mapping() {
     say("beyond the end", in_child(|| unsafe { i32::from(*p.add(PAGE)) }));
     say("mprotect to execute", c!(libc::mprotect(p.cast(), PAGE, RW | libc::PROT_EXEC)));
     say("mprotect", c!(libc::mprotect(p.cast(), PAGE, libc::PROT_READ)));
-    say("written then", in_child(|| unsafe {
-        *p = 1;
-        0
-    }));
+    say(
+        "written then",
+        in_child(|| unsafe {
+            *p = 1;
+            0
+        }),
+    );
     c!(libc::mprotect(p.cast(), PAGE, RW));
     // The kernel itself copies from it and to it for its owner.
     let (r, w) = pipe();
@@ -103,7 +106,18 @@ fn mapping() {
     say("msync", c!(libc::msync(p.cast(), PAGE, libc::MS_SYNC)));
     say("munlock", c!(libc::munlock(p.cast(), PAGE)));
     say("mlock", c!(libc::mlock(p.cast(), PAGE)));
-    for (what, advice) in [("normal", 0), ("dontneed", 4), ("remove", 9), ("dontfork", 10), ("dofork", 11), ("dodump", 17), ("dontdump", 16), ("wipeonfork", 18), ("pageout", 21), ("populate", 23)] {
+    for (what, advice) in [
+        ("normal", 0),
+        ("dontneed", 4),
+        ("remove", 9),
+        ("dontfork", 10),
+        ("dofork", 11),
+        ("dodump", 17),
+        ("dontdump", 16),
+        ("wipeonfork", 18),
+        ("pageout", 21),
+        ("populate", 23),
+    ] {
         say(what, c!(libc::madvise(p.cast(), PAGE, advice)));
     }
     unsafe { say("content after that", *p.add_one()) };
@@ -219,7 +233,13 @@ fn smaps_flags(p: *mut u8) -> String {
     let name = head.split_whitespace().skip(5).collect::<Vec<_>>().join(" ");
     let flags = lines.find(|l| l.starts_with("VmFlags:")).unwrap_or("");
     let has = |f: &str| flags.split_whitespace().any(|x| x == f);
-    format!("{} {name} locked {} shared {} no dump {}", head.split_whitespace().nth(1).unwrap_or(""), has("lo"), has("sh"), has("dd"))
+    format!(
+        "{} {name} locked {} shared {} no dump {}",
+        head.split_whitespace().nth(1).unwrap_or(""),
+        has("lo"),
+        has("sh"),
+        has("dd")
+    )
 }
 
 fn forked() {

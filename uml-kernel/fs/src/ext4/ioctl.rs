@@ -14,7 +14,6 @@ use uml_ext4::{NewGroup, SetAttr, flags};
 use crate::ext4::inode::Ext4Inode;
 
 const FIBMAP: u32 = 1;
-const FIGETBSZ: u32 = 2;
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
 const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
 const FS_IOC_GETVERSION: u32 = 0x8008_7601;
@@ -74,7 +73,6 @@ pub(crate) fn ioctl(
     let e = &s.engine;
     let done = |r: Result<()>| r.map(|()| 0);
     match cmd {
-        FIGETBSZ => done(write_obj(task, arg, &(s.block_size as i32))),
         FIBMAP if inode.file_type == libc::S_IFREG => {
             task.require(Cap::SysRawio)?;
             let block: i32 = read_obj(task, arg)?;

@@ -192,6 +192,10 @@ impl Mm {
         if map.lock_future {
             vma.flags.locked = true;
         }
+        if vma.flags.purpose == Purpose::Secret {
+            vma.flags.dontdump = true;
+            self.secrets.store(true, Ordering::Relaxed);
+        }
         let old_hosted = map.vmas.overlapping(start, end).any(|v| v.flags.hosted);
         // Private anonymous memory without access needs no host mapping before it gets some, unless
         // something has to be covered, or it is cheap because the thread makes it last: with a mapping in

@@ -39,7 +39,7 @@ impl FileOps for Open {
         let mut done = 0;
         while dst.remaining() > 0 {
             let mut buf = vec![0; dst.remaining().min(CHUNK)];
-            let n = mm.read_partial(*off, &mut buf);
+            let n = mm.read_foreign(*off, &mut buf);
             if n == 0 {
                 return if done == 0 { Err(EIO) } else { Ok(done) };
             }

@@ -12,7 +12,7 @@ const STRINGS_MAX: u64 = 16 << 20;
 pub fn range(mm: &Mm, start: u64, end: u64) -> Vec<u8> {
     let len = end.saturating_sub(start).min(STRINGS_MAX) as usize;
     let mut buf = vec![0; len];
-    let n = mm.read_partial(start, &mut buf);
+    let n = mm.read_foreign(start, &mut buf);
     buf.truncate(n);
     buf
 }
@@ -30,7 +30,7 @@ pub fn area_name(v: &Vma) -> Result<Vec<u8>> {
         Purpose::Heap => b"[heap]".to_vec(),
         Purpose::Vdso => b"[vdso]".to_vec(),
         Purpose::Vvar => b"[vvar]".to_vec(),
-        Purpose::Normal => match &v.name {
+        Purpose::Normal | Purpose::Secret => match &v.name {
             Some(n) if v.flags.shared => [b"[anon_shmem:", &n[..], b"]"].concat(),
             Some(n) => [b"[anon:", &n[..], b"]"].concat(),
             None => Vec::new(),
