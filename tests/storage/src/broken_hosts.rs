@@ -226,9 +226,9 @@ pub fn mounted(dir: &Path) -> Result<(), String> {
         cd /; umount /mnt/d; blkid -p -o value -s LABEL /dev/ubdb
         mount /dev/ubdb /mnt/d; mount -o remount,ro /mnt/d && touch /mnt/d/n 2>&1 | grep -o Read-only
         mount -o remount,rw /mnt/d && touch /mnt/d/n && echo writable; fsfreeze -f /mnt/d
-        touch /mnt/d/frozen & sleep 0.3; jobs -r | grep -q touch && echo waits; fsfreeze -u /mnt/d; wait
+        touch /mnt/d/frozen & until grep -q 'D .disk sleep' /proc/$!/status; do sleep 0.01; done; echo waits; fsfreeze -u /mnt/d; wait
         ls /mnt/d/frozen; fsfreeze -f /mnt/d
-        touch /mnt/d/emergency & sleep 0.3; jobs -r | grep -q touch && echo waits again; echo j >/proc/sysrq-trigger; wait
+        touch /mnt/d/emergency & until grep -q 'D .disk sleep' /proc/$!/status; do sleep 0.01; done; echo waits again; echo j >/proc/sysrq-trigger; wait
         ls /mnt/d/emergency; dmesg | grep -o 'Emergency Thaw complete'; fsfreeze -u /mnt/d 2>&1 | grep -o 'Invalid'; umount /mnt/d";
     let out = guest(dir, &[format!("ubd1={}", disk.display())], script)?;
     for w in [

@@ -87,6 +87,7 @@ fn main() -> ExitCode {
     case("handles", false, &["python3"], &mounted::handles);
     case("counted", false, &["python3"], &mounted::counted);
     case("resized", false, &["resize2fs", "tune2fs"], &mounted::resized);
+    case("converted", false, &["resize2fs", "dumpe2fs"], &mounted::converted);
     case("journaled", false, &["fallocate", "cmp"], &mounted::journaled);
     case("ownership", true, &["chattr", "lsattr", "setpriv", "tune2fs"], &mounted::ownership);
     case("multi-mount", false, &["debugfs"], &mounted::multi_mount);

@@ -46,6 +46,29 @@ pub fn resized(dir: &Path) -> Result<(), String> {
     image::check(&disk)
 }
 
+/// Past the descriptor blocks kept for growth, the filesystem is converted to `meta_bg`.
+pub fn converted(dir: &Path) -> Result<(), String> {
+    let disk = dir.join("disk.img");
+    // Groups of a megabyte, and room for the descriptors of 32 more.
+    let layout = ["-t", "ext4", "-b", "1024", "-g", "1024", "-E", "resize=60000"];
+    image::make(&disk, 20, &layout)?;
+    let f = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&disk)
+        .map_err(|e| format!("{}: {e}", disk.display()))?;
+    f.set_len(400 << 20).map_err(|e| format!("{}: {e}", disk.display()))?;
+    let script = "
+        mkdir /mnt/d; mount /dev/ubdb /mnt/d; cd /mnt/d; head -c 5M /dev/urandom >a; md5sum a >sum
+        resize2fs /dev/ubdb 2>&1 | grep -o 'now 409600'; head -c 300M /dev/zero >b && md5sum -c sum
+        cd /; umount /mnt/d; dumpe2fs -h /dev/ubdb 2>/dev/null | grep -o 'meta_bg'; dumpe2fs -h /dev/ubdb 2>/dev/null | grep -c resize_inode
+        mount /dev/ubdb /mnt/d && cd /mnt/d && md5sum -c sum | sed s/OK/fine/; cd /; umount /mnt/d";
+    let out = guest(dir, &[format!("ubd1={}", disk.display())], script)?;
+    for w in ["now 409600", "a: OK", "meta_bg\n0\n", "a: fine"] {
+        expect(&out, w)?;
+    }
+    image::check(&disk)
+}
+
 /// `data=journal`: programs see files as ever, and the mode does not change while mounted (ext4(5)).
 pub fn journaled(dir: &Path) -> Result<(), String> {
     let disk = dir.join("disk.img");
@@ -100,9 +123,16 @@ pub fn errors(dir: &Path) -> Result<(), String> {
              touch /mnt/d/t 2>&1 | grep -o 'Read-only'; [ -e /mnt/d/t ] && echo written; umount /mnt/d"
         )
     };
-    let out = guest(dir, &disks, &script("continue"))?;
+    let record = "cd /sys/fs/ext4/ubdb; for f in errors_count last_error_ino first_error_errcode; do echo $f $(cat $f); done; cd /";
+    let out =
+        guest(dir, &disks, &script("continue").replace("umount", &format!("{record}; umount")))?;
     expect(&out, "damaged")?;
     expect(&out, "written")?;
+    expect(&out, "errors_count 1")?;
+    expect(&out, "last_error_ino 12")?;
+    expect(&out, "first_error_errcode 5")?;
+    let told = image::tool("dumpe2fs", &["-h", image::text(&disk)], &[0])?;
+    expect(&told, "EFSCORRUPTED")?;
     let out = guest(dir, &disks, &format!("{}; echo left", script("remount-ro")))?;
     expect(&out, "damaged")?;
     // The file of the run before is there.

@@ -177,11 +177,13 @@ struct Place {
     group: Arc<Group>,
     /// What it adds to the counts; 0 before its start, while it sleeps and after its end.
     adds: u64,
+    /// It sleeps, and no signal ends that.
+    stuck: bool,
 }
 
 impl Default for Member {
     fn default() -> Self {
-        Member(Mutex::new(Place { group: machine().clone(), adds: 0 }))
+        Member(Mutex::new(Place { group: machine().clone(), adds: 0, stuck: false }))
     }
 }
 
@@ -190,10 +192,10 @@ impl Member {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, adds: u64) {
+    fn set(&self, adds: u64, stuck: bool) {
         let mut p = self.place();
         let by = adds.wrapping_sub(p.adds);
-        p.adds = adds;
+        (p.adds, p.stuck) = (adds, stuck);
         if by != 0 {
             p.group.change(by);
         }
@@ -201,12 +203,18 @@ impl Member {
 
     /// The task begins to run, or goes on to do so.
     pub fn runs(&self) {
-        self.set(RUNNABLE);
+        self.set(RUNNABLE, false);
     }
 
     /// The task is over.
     pub fn ends(&self) {
-        self.set(0);
+        self.set(0, false);
+    }
+
+    /// The task waits for storage or for something else that signals do not end ("disk sleep" of proc_pid_status(5)).
+    pub fn is_stuck(&self) -> bool {
+        let p = self.place();
+        p.stuck || p.adds == IN_IO
     }
 
     /// The task is in `group` now.
@@ -255,10 +263,10 @@ pub struct Stall {
 }
 
 impl Stall {
-    fn begin(adds: u64) -> Stall {
+    fn begin(adds: u64, stuck: bool) -> Stall {
         let works = WORKS.replace(false);
         if works {
-            MEMBER.with_borrow(|m| m.as_ref().inspect(|m| m.set(adds)).is_some());
+            MEMBER.with_borrow(|m| m.as_ref().inspect(|m| m.set(adds, stuck)).is_some());
         }
         Stall { works }
     }
@@ -276,22 +284,27 @@ impl Drop for Stall {
 /// The task that the calling thread works for sleeps. Without a task, and within another stall, this and the following do
 /// nothing.
 pub fn sleep() -> Stall {
-    Stall::begin(0)
+    Stall::begin(0, false)
+}
+
+/// As [`sleep`], and no signal ends that.
+pub fn stuck() -> Stall {
+    Stall::begin(0, true)
 }
 
 /// The task could run if its group's limit did not hold it.
 pub fn held() -> Stall {
-    Stall::begin(HELD)
+    Stall::begin(HELD, false)
 }
 
 /// The task waits for storage.
 pub fn io() -> Stall {
-    Stall::begin(IN_IO)
+    Stall::begin(IN_IO, false)
 }
 
 /// The task waits for memory, or works to get some back.
 pub fn memory() -> Stall {
-    Stall::begin(IN_MEMORY)
+    Stall::begin(IN_MEMORY, false)
 }
 
 #[cfg(test)]
@@ -337,7 +350,14 @@ mod tests {
         {
             let _sleep = sleep();
             assert_eq!(counts(), (0, 0));
+            assert!(!member.is_stuck());
         }
+        {
+            let _stuck = stuck();
+            assert_eq!(counts(), (0, 0));
+            assert!(member.is_stuck());
+        }
+        assert!(!member.is_stuck());
         {
             let _io = io();
             // By the clock that stalls are measured with: others' tests stop it.
@@ -363,7 +383,7 @@ mod tests {
         let (a, b) = (Member::default(), Member::default());
         a.move_to(&groups[0]);
         b.move_to(&groups[0]);
-        a.set(IN_IO);
+        a.set(IN_IO, false);
         b.runs();
         assert!(!full(&groups[0]) && !full(&top));
         a.move_to(&groups[1]);
@@ -385,7 +405,7 @@ mod tests {
         let member = Member::default();
         member.move_to(&group);
         assert!(!t.take());
-        member.set(IN_MEMORY);
+        member.set(IN_MEMORY, false);
         while !t.take() {
             std::thread::yield_now();
         }

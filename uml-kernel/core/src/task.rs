@@ -495,6 +495,7 @@ impl Task {
         match self.run_state() {
             state @ (RunState::Zombie | RunState::Dead) => state,
             _ if self.ptrace.at_rest() => RunState::Traced,
+            RunState::Running if self.pressure.is_stuck() => RunState::Blocked,
             RunState::Traced => RunState::Running,
             RunState::Stopped if self.process.sighand.lock().stop.is_none() => RunState::Running,
             state => state,

@@ -1,12 +1,11 @@
 //! Why a mount is refused, and what happens when damage is found later.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use uml_abi::Errno;
-use uml_abi::errno::{EBADMSG, EBUSY, EINVAL, EROFS, EUCLEAN};
+use uml_abi::errno::{EBADMSG, EBUSY, EFBIG, EINVAL, EIO, ENOMEM, ENOSPC, EROFS, EUCLEAN};
 
 /// Damaged metadata (Linux's `EFSCORRUPTED`).
 pub const EFSCORRUPTED: Errno = EUCLEAN;
@@ -106,9 +105,33 @@ pub struct FsError {
     pub policy: ErrorPolicy,
 }
 
+impl FsError {
+    /// The number that the superblock has for [`FsError::errno`] (`s_first_error_errcode`), 1 for what has none.
+    pub(crate) fn code(&self) -> u8 {
+        match self.errno {
+            EIO => 2,
+            ENOMEM => 3,
+            EFSBADCRC => 4,
+            EFSCORRUPTED => 5,
+            ENOSPC => 6,
+            EROFS => 8,
+            EFBIG => 9,
+            _ => 1,
+        }
+    }
+}
+
 /// Receiver of [`FsError`]s; called with internal locks held, so it must not
 /// call back into the filesystem.
 pub type ErrorHook = Arc<dyn Fn(&FsError) + Send + Sync>;
+
+/// Errors that the superblock does not tell of yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Unrecorded {
+    pub(crate) count: u32,
+    pub(crate) first: FsError,
+    pub(crate) last: FsError,
+}
 
 /// Collects errors and carries out the policy.
 pub(crate) struct ErrorSink {
@@ -116,8 +139,7 @@ pub(crate) struct ErrorSink {
     hook: Option<ErrorHook>,
     /// Set once changes are refused, by request or by policy.
     pub(crate) read_only: AtomicBool,
-    /// Errors not yet recorded in the superblock.
-    pending: Mutex<Option<(u32, FsError)>>,
+    pending: Mutex<Option<Unrecorded>>,
 }
 
 impl ErrorSink {
@@ -152,19 +174,32 @@ impl ErrorSink {
         if let Some(h) = &self.hook {
             h(&err);
         }
-        let mut p = self.pending.lock().unwrap_or_else(|e| e.into_inner());
-        let n = p.as_ref().map_or(0, |(n, _)| *n);
-        *p = Some((n.saturating_add(1), err));
+        match &mut *self.lock() {
+            Some(p) => {
+                p.count = p.count.saturating_add(1);
+                p.last = err;
+            }
+            none => *none = Some(Unrecorded { count: 1, first: err.clone(), last: err }),
+        }
         errno
     }
 
-    /// Takes the count of unrecorded errors and the last of them.
-    pub(crate) fn take_pending(&self) -> Option<(u32, FsError)> {
-        self.pending.lock().unwrap_or_else(|e| e.into_inner()).take()
+    fn lock(&self) -> MutexGuard<'_, Option<Unrecorded>> {
+        self.pending.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Takes the unrecorded errors: the caller records them.
+    pub(crate) fn take_pending(&self) -> Option<Unrecorded> {
+        self.lock().take()
+    }
+
+    /// The unrecorded errors.
+    pub(crate) fn pending(&self) -> Option<Unrecorded> {
+        self.lock().clone()
     }
 
     pub(crate) fn has_pending(&self) -> bool {
-        self.pending.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+        self.lock().is_some()
     }
 
     pub(crate) fn is_read_only(&self) -> bool {

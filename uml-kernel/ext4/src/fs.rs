@@ -7,9 +7,9 @@ use std::time::Duration;
 use uml_abi::errno::{EIO, ENOSPC, EROFS};
 use uml_abi::{Errno, Result};
 
-use crate::bytes::{rd16, rd32, wr16, wr32, wr64};
+use crate::bytes::{rd16, rd32, wr16, wr32};
 use crate::cache::Buf;
-use crate::error::{ErrorHook, ErrorPolicy, FsError, MountError};
+use crate::error::{ErrorHook, ErrorPolicy, MountError};
 use crate::inode::Timestamp;
 use crate::journal::Journal;
 use crate::journal::checkpoint::write_home;
@@ -19,6 +19,7 @@ use crate::journal::replay::ReplayReport;
 use crate::layout::{SB_SIZE, sb_csum};
 use crate::meta::{Core, State, View};
 use crate::mmp::Mmp;
+use crate::ops::errors::record;
 use crate::overlay::OverlayStore;
 use crate::txn::Txn;
 
@@ -369,10 +370,10 @@ impl Ext4 {
 
     /// Puts errors found since the last commit into the superblock.
     fn record_errors(&self, st: &mut State) -> Result<()> {
-        let Some((n, err)) = self.core.errors.take_pending() else { return Ok(()) };
+        let Some(errors) = self.core.errors.take_pending() else { return Ok(()) };
         let mut tx = Txn::new(&self.core, st, (self.opts.clock)());
         let now = tx.now;
-        stamp_error(tx.superblock()?, n, &err, now);
+        record(tx.superblock()?, &errors, now);
         tx.finish()
     }
 
@@ -417,10 +418,10 @@ impl Ext4 {
             return Ok(());
         }
         if let Some(e) = log.aborted {
-            if let Some((n, err)) = self.core.errors.take_pending() {
+            if let Some(errors) = self.core.errors.take_pending() {
                 let now = (self.opts.clock)();
                 // The log is unusable, so the mark goes straight home.
-                let _ = self.patch_super(|sb| stamp_error(sb, n, &err, now));
+                let _ = self.patch_super(|sb| record(sb, &errors, now));
             }
             return Err(e);
         }
@@ -543,27 +544,5 @@ impl Ext4 {
     /// True when changes are refused.
     pub fn is_read_only(&self) -> bool {
         self.core.errors.is_read_only()
-    }
-}
-
-/// Writes the error fields of a superblock.
-pub(crate) fn stamp_error(sb: &mut [u8], n: u32, err: &FsError, now: Timestamp) {
-    let count = rd32(sb, 0x194).saturating_add(n);
-    wr32(sb, 0x194, count);
-    let state = rd16(sb, 0x3a) | crate::mount::STATE_ERRORS;
-    wr16(sb, 0x3a, state);
-    let name: Vec<u8> = err.what.bytes().take(31).collect();
-    let mut put = |time: usize, ino: usize, block: usize, func: usize| {
-        wr32(sb, time, now.sec as u32);
-        wr32(sb, ino, err.ino);
-        wr64(sb, block, err.block);
-        if let Some(d) = sb.get_mut(func..func + 32) {
-            d.fill(0);
-            d[..name.len()].copy_from_slice(&name);
-        }
-    };
-    put(0x1cc, 0x1d0, 0x1d8, 0x1e0);
-    if count == n {
-        put(0x198, 0x19c, 0x1a0, 0x1a8);
     }
 }

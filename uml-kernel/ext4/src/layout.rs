@@ -1,7 +1,7 @@
 //! The fixed geometry of a filesystem, read from the superblock once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use uml_abi::Result;
 
@@ -25,9 +25,16 @@ struct Size {
     groups: AtomicU32,
     inodes: AtomicU32,
     reserved_gdt: AtomicU16,
+    /// An inode keeps descriptor blocks for growth (`resize_inode`).
+    keeps_descs: AtomicBool,
+    /// The first descriptor block that lies in its own groups (`meta_bg`).
+    first_meta_bg: AtomicU32,
 }
 
-/// Geometry and constants; while mounted only the size changes.
+/// What stands for no descriptor block in its own groups.
+const NO_META_BG: u32 = u32::MAX;
+
+/// Geometry and constants; while mounted only what resizing changes does.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) block_size: u32,
@@ -39,13 +46,13 @@ pub(crate) struct Layout {
     pub(crate) inode_size: u16,
     pub(crate) desc_size: u16,
     pub(crate) first_ino: u32,
-    pub(crate) first_meta_bg: u32,
     /// Where multi-mount protection counts.
     pub(crate) mmp_block: u64,
     /// Seconds between its counts; 0 for the default.
     pub(crate) mmp_interval: u16,
     pub(crate) flex_size: u32,
     pub(crate) backup_bgs: [u32; 2],
+    /// As they were at the mount; see [`Layout::features_now`].
     pub(crate) features: Features,
     pub(crate) uuid: [u8; 16],
     pub(crate) label: [u8; 16],
@@ -199,6 +206,12 @@ impl Layout {
                 groups: AtomicU32::new(groups),
                 inodes: AtomicU32::new(inodes_count),
                 reserved_gdt: AtomicU16::new(reserved_gdt),
+                keeps_descs: AtomicBool::new(features.compat(compat::RESIZE_INODE)),
+                first_meta_bg: AtomicU32::new(if features.incompat(incompat::META_BG) {
+                    rd32(sb, 0x104)
+                } else {
+                    NO_META_BG
+                }),
             }),
             first_data_block,
             blocks_per_group,
@@ -206,7 +219,6 @@ impl Layout {
             inode_size,
             desc_size,
             first_ino,
-            first_meta_bg: rd32(sb, 0x104),
             mmp_block: rd64(sb, 0x168),
             mmp_interval: rd16(sb, 0x166),
             flex_size,
@@ -247,6 +259,39 @@ impl Layout {
     /// Descriptor blocks kept for growth (`resize_inode`).
     pub(crate) fn reserved_gdt(&self) -> u16 {
         self.size.reserved_gdt.load(Ordering::Acquire)
+    }
+
+    /// An inode keeps descriptor blocks for growth (`resize_inode`).
+    pub(crate) fn keeps_descs(&self) -> bool {
+        self.size.keeps_descs.load(Ordering::Acquire)
+    }
+
+    /// The first descriptor block that lies in its own groups, with the `meta_bg` feature.
+    pub(crate) fn first_meta_bg(&self) -> Option<u32> {
+        Some(self.size.first_meta_bg.load(Ordering::Acquire)).filter(|f| *f != NO_META_BG)
+    }
+
+    /// The descriptor blocks to come lie in their own groups; the caller holds the state exclusively.
+    pub(crate) fn set_meta_bg(&self) {
+        self.size.first_meta_bg.store(self.desc_blocks(), Ordering::Release);
+        self.size.keeps_descs.store(false, Ordering::Release);
+    }
+
+    /// The features, with what resizing made of them since the mount.
+    pub(crate) fn features_now(&self) -> Features {
+        let mut f = self.features;
+        if !self.keeps_descs() {
+            f.compat &= !compat::RESIZE_INODE;
+        }
+        if self.first_meta_bg().is_some() {
+            f.incompat |= incompat::META_BG;
+        }
+        f
+    }
+
+    /// Descriptor blocks beside each copy of the superblock.
+    pub(crate) fn old_desc_blocks(&self) -> u32 {
+        self.desc_blocks().min(self.first_meta_bg().unwrap_or(u32::MAX))
     }
 
     /// Makes a new size known; the caller holds the state exclusively.
@@ -346,7 +391,7 @@ impl Layout {
     }
 
     pub(crate) fn meta_bg_at(&self, desc_block: u32) -> bool {
-        self.features.incompat(incompat::META_BG) && desc_block >= self.first_meta_bg
+        self.first_meta_bg().is_some_and(|first| desc_block >= first)
     }
 
     /// Descriptor blocks (old style, or the one of a meta group) in group `g`,
@@ -357,13 +402,7 @@ impl Layout {
             let r = g % per;
             u32::from(r == 0 || r == 1 || r == per - 1)
         } else if self.has_super(g) {
-            let all = self.desc_blocks();
-            let old = if self.features.incompat(incompat::META_BG) {
-                all.min(self.first_meta_bg)
-            } else {
-                all
-            };
-            old + u32::from(self.reserved_gdt())
+            self.old_desc_blocks() + u32::from(self.reserved_gdt())
         } else {
             0
         }

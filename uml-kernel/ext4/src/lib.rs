@@ -60,6 +60,7 @@ pub use journal::replay::ReplayReport;
 pub use map::Mapping;
 pub use ops::attr::{Attr, Info, Statfs};
 pub use ops::create::NewInode;
+pub use ops::errors::ErrorRecord;
 pub use ops::fallocate::FallocateMode;
 pub use ops::groups::GroupSpace;
 pub use ops::rename::RenameMode;

@@ -17,6 +17,7 @@ mod inode;
 mod ioctl;
 mod options;
 mod procfiles;
+mod sysfiles;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -397,6 +398,14 @@ impl SuperBlock for Ext4Fs {
         procfiles::text(&self.shared, name)
     }
 
+    fn sys_files(&self) -> Option<(&'static str, &'static [&'static str])> {
+        Some(("ext4", sysfiles::NAMES))
+    }
+
+    fn sys_text(&self, name: &str) -> Result<String> {
+        sysfiles::text(&self.shared, name)
+    }
+
     fn thaw(&self) -> Result<()> {
         if self.shared.gate.frozen() { self.shared.thaw() } else { Ok(()) }
     }
@@ -442,6 +451,10 @@ pub fn types(pool: &Arc<Pool>) -> [Ext4Type; 3] {
 impl FsType for Ext4Type {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn sys_features(&self) -> Option<&'static [&'static str]> {
+        (self.name == "ext4").then_some(sysfiles::FEATURES)
     }
 
     fn nodev(&self) -> bool {

@@ -53,6 +53,8 @@ pub struct Volume {
     /// Metadata was changed since the last commit.
     touched: AtomicBool,
     control: Mutex<Control>,
+    /// The flusher waits for the first change, and not for a moment.
+    rests: AtomicBool,
     wake: Condvar,
     ahead: Ahead,
 }
@@ -67,6 +69,7 @@ impl Volume {
             dirty: Mutex::new(BTreeMap::new()),
             touched: AtomicBool::new(false),
             control: Mutex::new(Control::default()),
+            rests: AtomicBool::new(false),
             wake: Condvar::new(),
             ahead: Ahead::default(),
         })
@@ -125,7 +128,7 @@ impl Volume {
 
     /// Metadata was changed: a commit is due within the interval.
     pub fn touch(&self) {
-        if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::AcqRel) {
+        if !self.touched.load(Ordering::Relaxed) && !self.touched.swap(true, Ordering::SeqCst) {
             self.nudge();
         }
     }
@@ -152,11 +155,18 @@ impl Volume {
         drop(files);
     }
 
-    /// The flusher's condition changed: it looks again.
+    /// Something was changed: the flusher looks again if it rests. Else it does so at its moment, so that a program
+    /// that makes every change durable does not wake it with each.
     fn nudge(&self) {
-        // With the lock, so that it is not between looking and waiting.
-        let _c = lock(&self.control);
-        self.wake.notify_all();
+        if self.rests.load(Ordering::SeqCst) {
+            // With the lock, so that it is not between looking and waiting.
+            let _c = lock(&self.control);
+            self.wake.notify_all();
+        }
+    }
+
+    fn is_changed(&self) -> bool {
+        self.touched.load(Ordering::SeqCst) || !lock(&self.dirty).is_empty()
     }
 
     /// Writers should not go on producing changed data at this rate.
@@ -186,7 +196,7 @@ impl Volume {
     }
 
     fn serve(&self) {
-        let mut next = Instant::now() + lock(&self.config).interval;
+        let mut next = Instant::now();
         loop {
             {
                 let mut c = lock(&self.control);
@@ -195,22 +205,25 @@ impl Volume {
                         return;
                     }
                     let now = Instant::now();
-                    let busy =
-                        self.touched.load(Ordering::Acquire) || !lock(&self.dirty).is_empty();
-                    if c.kick || (busy && now >= next) {
+                    if c.kick || (now >= next && self.is_changed()) {
                         break;
                     }
-                    // An idle volume does not wake up at all.
-                    c = if busy {
-                        let left = next.saturating_duration_since(now);
-                        let r = self.wake.wait_timeout(c, left);
-                        r.unwrap_or_else(PoisonError::into_inner).0
-                    } else {
-                        let r = self.wake.wait(c);
-                        // What is changed first after a rest waits its whole interval.
-                        next = Instant::now() + lock(&self.config).interval;
-                        r.unwrap_or_else(PoisonError::into_inner)
-                    };
+                    if now < next {
+                        let r = self.wake.wait_timeout(c, next - now);
+                        c = r.unwrap_or_else(PoisonError::into_inner).0;
+                        // The times may have been changed.
+                        next = next.min(Instant::now() + lock(&self.config).interval);
+                        continue;
+                    }
+                    // An idle volume does not wake up at all. Whoever changes something looks after that whether this rests,
+                    // and this looks for changes after it has said so.
+                    self.rests.store(true, Ordering::SeqCst);
+                    if !self.is_changed() {
+                        c = self.wake.wait(c).unwrap_or_else(PoisonError::into_inner);
+                    }
+                    self.rests.store(false, Ordering::SeqCst);
+                    // What is changed first after a rest waits its whole interval.
+                    next = Instant::now() + lock(&self.config).interval;
                 }
                 c.kick = false;
             }

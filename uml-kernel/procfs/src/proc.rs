@@ -38,5 +38,6 @@ mod vmstat;
 mod zoneinfo;
 
 pub use fs::{Mnt, ProcFs};
+pub(crate) use fsinfo::on_devices;
 pub use pid::{cpu_mask, process_of};
 pub use sysvipc::SysvIpc;

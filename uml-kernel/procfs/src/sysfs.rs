@@ -7,6 +7,7 @@ mod block;
 mod bridge;
 mod cpu;
 mod devices;
+mod filesystems;
 mod kernel;
 mod links;
 mod node;

@@ -241,6 +241,15 @@ pub trait SuperBlock: Any + Send + Sync {
         let _ = name;
         Err(ENOENT)
     }
+    /// Attributes of it below /sys/fs: the directory there and their names.
+    fn sys_files(&self) -> Option<(&'static str, &'static [&'static str])> {
+        None
+    }
+    /// The text of such an attribute, without its newline.
+    fn sys_text(&self, name: &str) -> Result<String> {
+        let _ = name;
+        Err(ENOENT)
+    }
     /// Lets changes go on after a freeze; nothing happens when it is not frozen.
     fn thaw(&self) -> Result<()> {
         Ok(())
@@ -438,6 +447,10 @@ pub trait FsType: Send + Sync {
     /// True when the administrator of a user namespace may mount it.
     fn user_mountable(&self) -> bool {
         false
+    }
+    /// What it can do, of which programs ask in `features` of its directory below /sys/fs; `None` without such a directory.
+    fn sys_features(&self) -> Option<&'static [&'static str]> {
+        None
     }
     /// Makes an instance. `source` is the device or label, `data` the option text (fsconfig(2) keys are
     /// joined by commas), `flags` MS_* bits.

@@ -153,7 +153,7 @@ impl Ext4 {
         Info {
             uuid: lay.uuid,
             label: label[..end].to_vec(),
-            features: lay.features,
+            features: lay.features_now(),
             block_size: lay.block_size,
             inode_size: lay.inode_size,
             kind,

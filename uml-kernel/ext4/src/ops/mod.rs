@@ -4,6 +4,7 @@ pub(crate) mod attr;
 pub(crate) mod blocks;
 pub(crate) mod create;
 pub(crate) mod data;
+pub(crate) mod errors;
 pub(crate) mod fallocate;
 pub(crate) mod fast_replay;
 pub(crate) mod groups;

@@ -3,7 +3,7 @@
 //!
 //! Every step (the last group made full, one group added) is one change of metadata, so that a power cut leaves a
 //! filesystem of some size in between. Descriptor blocks come from those that mke2fs(8) kept for it (`resize_inode`), or
-//! lie in the new groups (`meta_bg`). The copies of superblock and descriptors follow in transactions of their own at
+//! lie in the new groups (`meta_bg`), which the filesystem is converted to where the kept ones end, as on Linux. The copies of superblock and descriptors follow in transactions of their own at
 //! the end: until then they tell of the smaller filesystem, which e2fsck(8) can work with.
 
 use std::sync::atomic::Ordering;
@@ -60,8 +60,11 @@ fn copies(lay: &Layout, end: u32) -> usize {
 impl Ext4 {
     /// Grows the filesystem to `blocks` blocks, or a little less when the last group would have no room for files.
     ///
+    /// Where the descriptor blocks end that were kept for it, the filesystem gets the feature `meta_bg` and loses
+    /// `resize_inode`.
+    ///
     /// `EINVAL` for a smaller size and for one that the format cannot express, `ENOSPC` when the device is smaller,
-    /// `EPERM` when no descriptor blocks were kept for it or the filesystem has recorded errors, `EOPNOTSUPP` with
+    /// `EPERM` when the filesystem has recorded errors, `EOPNOTSUPP` with
     /// `sparse_super2` (as on Linux), `EBUSY` while another call resizes, `EROFS`.
     pub fn resize(&self, blocks: u64) -> Result<()> {
         let _one = self.check_resize()?;
@@ -71,7 +74,20 @@ impl Ext4 {
         if blocks == lay.blocks_count() {
             return Ok(());
         }
-        self.descriptors_fit(blocks)?;
+        self.change_fits()?;
+        let kept_for = self.described().min(blocks);
+        self.grow(kept_for)?;
+        if kept_for < blocks {
+            self.convert()?;
+            self.grow(blocks)?;
+        }
+        self.copy_structures(first_new)?;
+        self.commit()
+    }
+
+    /// Fills the last group and adds others, up to a size that there are places for descriptors for.
+    fn grow(&self, blocks: u64) -> Result<()> {
+        let lay = &self.core.lay;
         let per = u64::from(lay.blocks_per_group);
         let full = lay.group_first(lay.groups()).min(blocks);
         if full > lay.blocks_count() {
@@ -81,8 +97,35 @@ impl Ext4 {
             let n = (blocks - lay.blocks_count()).min(per) as u32;
             self.add(self.usual_group(n))?;
         }
-        self.copy_structures(first_new)?;
-        self.commit()
+        Ok(())
+    }
+
+    /// Gives the filesystem the feature `meta_bg`: descriptor blocks to come lie in the groups they describe. The inode
+    /// that kept others must have given all of them away.
+    fn convert(&self) -> Result<()> {
+        let now = (self.opts.clock)();
+        self.make_room()?;
+        let mut st = self.write_state();
+        let lay = &self.core.lay;
+        let mut tx = Txn::new(&self.core, &mut st, now);
+        if lay.keeps_descs() {
+            let (mut inode, dind) = resize_inode(&tx)?;
+            if lay.reserved_gdt() != 0 || inode.sectors != lay.sectors() {
+                return Err(tx.corrupt("resize inode keeps unknown blocks", RESIZE_INO, dind));
+            }
+            tx.free_meta(&mut inode, dind)?;
+            wr32(&mut inode.block, DOUBLY_INDIRECT, 0);
+            tx.put_inode(&inode)?;
+        }
+        let first = lay.desc_blocks();
+        let sb = tx.superblock()?;
+        let (com, inc) = (rd32(sb, 0x5c), rd32(sb, 0x60));
+        wr32(sb, 0x5c, com & !compat::RESIZE_INODE);
+        wr32(sb, 0x60, inc | incompat::META_BG);
+        wr32(sb, 0x104, first);
+        tx.finish()?;
+        lay.set_meta_bg();
+        Ok(())
     }
 
     /// Makes the last group reach to block `blocks`, or to its end when that comes first (EXT4_IOC_GROUP_EXTEND).
@@ -128,7 +171,10 @@ impl Ext4 {
             return Err(EINVAL);
         }
         self.check_size(first + n)?;
-        self.descriptors_fit(first + n)?;
+        if first + n > self.described() {
+            return Err(EPERM);
+        }
+        self.change_fits()?;
         let before = lay.groups();
         self.add(*new)?;
         self.copy_structures(before)?;
@@ -145,12 +191,12 @@ impl Ext4 {
         if self.core.errors.is_read_only() {
             return Err(EROFS);
         }
-        let f = &self.core.lay.features;
-        if f.compat(compat::SPARSE_SUPER2) {
+        let lay = &self.core.lay;
+        if lay.features.compat(compat::SPARSE_SUPER2) {
             return Err(EOPNOTSUPP);
         }
         let damaged = self.view(|v| Ok(read_counts(v)?.state & STATE_ERRORS != 0))?;
-        if damaged || f.compat(compat::RESIZE_INODE) && f.incompat(incompat::META_BG) {
+        if damaged || lay.keeps_descs() && lay.first_meta_bg().is_some() {
             return Err(EPERM);
         }
         Ok(one)
@@ -186,19 +232,23 @@ impl Ext4 {
         Ok(if rest < need { (blocks - rest).max(lay.blocks_count()) } else { blocks })
     }
 
-    /// Whether there are places for the descriptors of a filesystem of this size.
-    fn descriptors_fit(&self, blocks: u64) -> Result<()> {
+    /// Blocks of the largest filesystem that there are places for descriptors for, as it is laid out now.
+    fn described(&self) -> u64 {
         let lay = &self.core.lay;
-        let groups = (blocks - lay.first_data_block).div_ceil(lay.blocks_per_group.into());
-        let want = groups.div_ceil(lay.descs_per_block().into());
-        let kept = if lay.features.compat(compat::RESIZE_INODE) { lay.reserved_gdt() } else { 0 };
-        let have = u64::from(lay.desc_blocks()) + u64::from(kept);
-        if !lay.features.incompat(incompat::META_BG) && want > have {
-            return Err(EPERM);
+        if lay.first_meta_bg().is_some() {
+            return u64::MAX;
         }
+        let kept = if lay.keeps_descs() { lay.reserved_gdt() } else { 0 };
+        let groups = (u64::from(lay.desc_blocks()) + u64::from(kept))
+            .saturating_mul(lay.descs_per_block().into());
+        groups.saturating_mul(lay.blocks_per_group.into()).saturating_add(lay.first_data_block)
+    }
+
+    /// Whether the log has room for what adding one group changes (`ENOSPC`).
+    fn change_fits(&self) -> Result<()> {
         // A group with a copy of the superblock changes every descriptor block kept for growth at once. That is more
         // than other operations may change, but the log holds four of what those may.
-        if usize::from(kept) + 16 > self.max_running * 2 {
+        if usize::from(self.core.lay.reserved_gdt()) + 16 > self.max_running * 2 {
             return Err(ENOSPC);
         }
         Ok(())
@@ -281,7 +331,7 @@ impl Ext4 {
             }
             tx.create(block);
         }
-        if lay.has_super(g) && reserved > 0 && lay.features.compat(compat::RESIZE_INODE) {
+        if lay.has_super(g) && reserved > 0 && lay.keeps_descs() {
             add_kept_copies(&mut tx, g, reserved)?;
         }
         let table = u64::from(lay.itable_blocks());
@@ -348,14 +398,11 @@ impl Ext4 {
         let lay = &self.core.lay;
         let per = lay.descs_per_block();
         let changed = first_new.saturating_sub(1) / per;
-        let old_style = if lay.features.incompat(incompat::META_BG) {
-            lay.desc_blocks().min(lay.first_meta_bg)
-        } else {
-            lay.desc_blocks()
-        };
         for g in (1..lay.groups()).filter(|g| lay.has_super(*g)) {
             self.transact(true, |tx| copy_superblock(tx, g))?;
             let from = if g >= first_new { 0 } else { changed };
+            // A group of a meta group has no other descriptors.
+            let old_style = if lay.meta_bg_at(g / per) { 0 } else { lay.old_desc_blocks() };
             for idx in from..old_style {
                 let to = lay.group_first(g) + 1 + u64::from(idx);
                 self.transact(true, |tx| copy_block(tx, lay.desc_place(idx * per).0, to))?;

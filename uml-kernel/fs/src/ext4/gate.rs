@@ -51,6 +51,7 @@ impl Gate {
                 return one;
             }
             drop(one);
+            let _stuck = uml_base::pressure::stuck();
             let r = self
                 .moved
                 .wait_while(self.lock(), |()| self.level.load(Ordering::Acquire) >= closed);

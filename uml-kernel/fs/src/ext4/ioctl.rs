@@ -188,8 +188,7 @@ fn resize(inode: &Ext4Inode, task: &Task, file: &File, cmd: u32, arg: u64) -> Re
     if done == Err(EPERM) {
         // resize2fs says "permission denied", which is not the reason.
         pr_warn!(
-            "EXT4-fs: not resized: the filesystem has no descriptor blocks kept for this size (mke2fs -E resize=), or \
-             recorded errors"
+            "EXT4-fs: not resized: the filesystem has recorded errors (see e2fsck), or no descriptor block for another group"
         );
     }
     done.map(|()| 0)

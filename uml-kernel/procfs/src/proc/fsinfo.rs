@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
+use uml_core::kernel::Kernel;
 use uml_core::task::Task;
 use uml_core::vfs::{Dev, SuperBlock};
 
@@ -42,23 +43,28 @@ impl Directory for Types {
     }
 }
 
+/// Some of the mounted filesystems, with the names of their devices.
+pub(crate) fn on_devices(
+    kernel: &Kernel,
+    which: impl Fn(&dyn SuperBlock) -> bool,
+) -> Vec<(String, Arc<dyn SuperBlock>)> {
+    let mut supers = kernel.vfs.superblocks();
+    supers.retain(|s| which(&**s));
+    if supers.is_empty() {
+        return Vec::new();
+    }
+    let devices = kernel.vfs.registry.block_devices();
+    let name = |dev: Dev| devices.iter().find(|d| d.dev() == dev).map(|d| d.name());
+    supers.into_iter().filter_map(|s| Some((name(s.dev())?, s))).collect()
+}
+
 /// The mounted filesystems of one type by the names of their devices.
 struct Devices(Arc<Mnt>, &'static str);
 
 impl Devices {
     fn mounted(&self) -> Vec<(String, Arc<dyn SuperBlock>)> {
         let Some(kernel) = self.0.kernel.upgrade() else { return Vec::new() };
-        let supers = kernel.vfs.superblocks();
-        let mut supers = supers
-            .into_iter()
-            .filter(|s| s.proc_files().is_some_and(|(t, _)| t == self.1))
-            .peekable();
-        if supers.peek().is_none() {
-            return Vec::new();
-        }
-        let devices = kernel.vfs.registry.block_devices();
-        let name = |dev: Dev| devices.iter().find(|d| d.dev() == dev).map(|d| d.name());
-        supers.filter_map(|s| Some((name(s.dev())?, s))).collect()
+        on_devices(&kernel, |s| s.proc_files().is_some_and(|(t, _)| t == self.1))
     }
 }
 

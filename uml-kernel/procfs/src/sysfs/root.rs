@@ -1,6 +1,6 @@
 //! The top of the tree.
 
-use super::{Computed, Item, Subject, devices, empty, kernel, links};
+use super::{Computed, Item, Subject, devices, empty, filesystems, kernel, links};
 use crate::synth::Spec;
 
 pub fn spec(sys: &Subject) -> Spec {
@@ -17,7 +17,7 @@ pub fn spec(sys: &Subject) -> Spec {
             dir("dev", links::dev),
             dir("devices", |s| devices::spec(s, "")),
             dir("firmware", |_| empty()),
-            dir("fs", |_| Computed::spec(|| Ok(vec![Item::dir("cgroup", empty)]))),
+            dir("fs", filesystems::spec),
             dir("kernel", kernel::spec),
             dir("module", |_| empty()),
             dir("power", |_| empty()),
