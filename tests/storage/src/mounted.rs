@@ -123,16 +123,14 @@ pub fn errors(dir: &Path) -> Result<(), String> {
              touch /mnt/d/t 2>&1 | grep -o 'Read-only'; [ -e /mnt/d/t ] && echo written; umount /mnt/d"
         )
     };
-    let record = "cd /sys/fs/ext4/ubdb; for f in errors_count last_error_ino first_error_errcode; do echo $f $(cat $f); done; cd /";
-    let out =
-        guest(dir, &disks, &script("continue").replace("umount", &format!("{record}; umount")))?;
-    expect(&out, "damaged")?;
-    expect(&out, "written")?;
-    expect(&out, "errors_count 1")?;
-    expect(&out, "last_error_ino 12")?;
-    expect(&out, "first_error_errcode 5")?;
+    let record = "cd /sys/fs/ext4/ubdb; [ $(cat errors_count) -gt 0 ] && echo counted; grep . last_error_ino first_error_errcode; cd /";
+    let ask = script("continue").replace("umount", &format!("{record}; umount"));
+    let out = guest(dir, &disks, &ask)?;
+    for w in ["damaged", "written", "counted", "last_error_ino:12", "first_error_errcode:4"] {
+        expect(&out, w)?;
+    }
     let told = image::tool("dumpe2fs", &["-h", image::text(&disk)], &[0])?;
-    expect(&told, "EFSCORRUPTED")?;
+    expect(&told, "EFSBADCRC")?;
     let out = guest(dir, &disks, &format!("{}; echo left", script("remount-ro")))?;
     expect(&out, "damaged")?;
     // The file of the run before is there.

@@ -181,8 +181,35 @@ fn the_flusher_writes_back_and_commits_when_it_is_time() {
         assert!(std::time::Instant::now() < give_up, "the flusher does nothing");
         std::thread::yield_now();
     }
-    volume.stop();
     assert_eq!(fake.disk.lock().unwrap().data, b"hello");
+    // It rests and is waken, or is about to rest, or waits for its moment.
+    for round in 0..300u64 {
+        let before = ops.0.load(Ordering::Relaxed);
+        if round % 3 == 0 {
+            std::thread::sleep(Duration::from_micros(round * 40));
+        }
+        volume.touch();
+        let give_up = std::time::Instant::now() + Duration::from_secs(20);
+        while ops.0.load(Ordering::Relaxed) == before {
+            assert!(std::time::Instant::now() < give_up, "nothing is committed in round {round}");
+            std::thread::yield_now();
+        }
+    }
+    // A shorter time counts at once.
+    let hour = Duration::from_secs(3600);
+    volume.set_config(VolumeConfig { interval: hour, expire: hour });
+    // The first is done by the time that counted when the wait began.
+    for _ in 0..2 {
+        let before = ops.0.load(Ordering::Relaxed);
+        volume.touch();
+        let give_up = std::time::Instant::now() + Duration::from_secs(20);
+        while ops.0.load(Ordering::Relaxed) == before {
+            assert!(std::time::Instant::now() < give_up, "the old time goes on");
+            volume.set_config(times);
+            std::thread::yield_now();
+        }
+    }
+    volume.stop();
 }
 
 #[test]
