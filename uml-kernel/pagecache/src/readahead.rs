@@ -67,8 +67,8 @@ impl Readahead {
             return None;
         }
         let from = self.asked.load(Ordering::Relaxed).max(end);
-        // Half of a piece is left to read while the next one comes.
-        if from >= last || end + window / 2 < from {
+        // One and a half are left to read while the next one comes: two threads can be at it.
+        if from >= last || end + window + window / 2 < from {
             return None;
         }
         Some((from, last.min(from + (window * 2).min(MAX))))
@@ -114,15 +114,15 @@ mod tests {
         let r = Readahead::new();
         assert_eq!(r.next(0, 1, 100), None, "nothing was missed yet");
         assert_eq!(r.missed(0, 0, 1), 32);
-        assert_eq!(r.next(0, 1, 100), None, "31 pages are left");
-        r.done(PAGE);
-        assert_eq!(r.next(PAGE, 16, 1000), Some((32, 96)));
-        assert_eq!(r.next(PAGE, 16, 60), Some((32, 60)), "not past the end");
+        assert_eq!(r.next(0, 1, 1000), Some((32, 96)));
+        assert_eq!(r.next(0, 1, 60), Some((32, 60)), "not past the end");
         r.asked(96);
-        r.done(16 * PAGE);
-        assert_eq!(r.next(16 * PAGE, 32, 1000), None, "asked for already");
-        assert_eq!(r.next(16 * PAGE, 64, 1000), Some((96, 224)));
+        r.done(PAGE);
+        assert_eq!(r.next(PAGE, 2, 1000), Some((96, 224)), "94 of at least 96 are left");
         r.asked(224);
+        r.done(16 * PAGE);
+        assert_eq!(r.next(16 * PAGE, 31, 1000), None, "193 of at least 192 are left");
+        assert_eq!(r.next(16 * PAGE, 32, 1000), Some((224, 480)));
         assert_eq!(r.next(16 * PAGE, 200, 224), None, "the file ends");
     }
 }
