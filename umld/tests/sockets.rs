@@ -58,3 +58,9 @@ fn hops_and_pieces_are_told_as_on_linux() {
     let Some(host) = both("pieces.py") else { return };
     assert!(host.contains("made (70, [(41, 77, 96)])"), "{host}");
 }
+
+#[test]
+fn ends_of_sockets_are_told_as_on_linux() {
+    let Some(host) = both("ended.py") else { return };
+    assert!(host.contains("SOCK_DESTROY answers: Operation not permitted"), "{host}");
+}

@@ -76,6 +76,7 @@ impl Default for NetPart {
             }
         }));
         crate::rtnetlink::watch(&stack);
+        crate::sock_diag::watch(&stack);
         NetPart { stack, netfilter: Netfilter::new(), _alarm: alarm }
     }
 }

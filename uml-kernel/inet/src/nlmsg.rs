@@ -194,13 +194,15 @@ pub struct Reply {
     portid: u32,
     /// Why a dump ended before its end.
     failed: i32,
+    /// The end of a dump is a datagram of its own.
+    end_apart: bool,
     out: Vec<Vec<u8>>,
 }
 
 impl Reply {
     /// Answers to the request `seq` of `portid`.
     pub fn new(seq: u32, portid: u32) -> Reply {
-        Reply { seq, portid, failed: 0, out: Vec::new() }
+        Reply { seq, portid, failed: 0, end_apart: false, out: Vec::new() }
     }
 
     /// Begins a message.
@@ -218,6 +220,12 @@ impl Reply {
         }
     }
 
+    /// The end of a dump will not share a datagram, as that of Linux' lists of sockets does not: ss(8) reads on to it after an
+    /// error and has done then.
+    pub fn end_apart(&mut self) {
+        self.end_apart = true;
+    }
+
     /// The end of a dump will tell this error.
     pub fn end_with(&mut self, errno: i32) {
         self.failed = errno;
@@ -226,7 +234,11 @@ impl Reply {
     /// The end of a dump.
     pub fn done(&mut self) {
         let m = self.message(kind::DONE, true, &(-self.failed).to_le_bytes());
-        self.push(m);
+        if self.end_apart {
+            self.out.push(m.finish());
+        } else {
+            self.push(m);
+        }
     }
 
     /// An error, or with 0 an acknowledgement, of the request `whole`.

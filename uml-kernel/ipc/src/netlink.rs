@@ -33,6 +33,11 @@ pub trait Protocol: Send + Sync {
         OpenTo { receiving: false, sending: false }
     }
 
+    /// The socket is in other groups than before; called without locks.
+    fn groups_changed(&self, of: &NetlinkSocket) {
+        let _ = of;
+    }
+
     /// A program sent `data` to the kernel. Answers go through [`NetlinkSocket::deliver`].
     fn received(&self, from: &Arc<NetlinkSocket>, task: &Task, data: &[u8]) -> Result<()> {
         let _ = (from, task, data);

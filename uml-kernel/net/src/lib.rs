@@ -20,6 +20,7 @@ pub mod bpf;
 pub mod bridge;
 pub mod conf;
 mod egress;
+pub mod ended;
 mod forward;
 mod fragment;
 pub mod gro;

@@ -56,6 +56,10 @@ pub(crate) struct Inner {
     pub(crate) error: Option<Errno>,
     /// How the segment came that made this connection of a listener's.
     pub(crate) arrival: Option<Arrival>,
+    /// What was known of the connection when only TIME_WAIT was left of it, for who wants to know of its end.
+    last: Option<Box<Info>>,
+    /// The name it had while it was connected, when it has none any more.
+    last_local: Option<SocketAddr>,
 }
 
 /// What is told of a segment by IP_PKTOPTIONS.
@@ -179,6 +183,8 @@ impl TcpSocket {
                     ended: false,
                     error: None,
                     arrival: None,
+                    last: None,
+                    last_local: None,
                 },
             ),
             urgent: Mutex::new(Rank::LEAF, None),
@@ -502,6 +508,7 @@ impl TcpSocket {
             self.stack.tcp.ports.release(i.local.port(), self.id);
             if !i.closed {
                 // A socket that can connect again gets a new name then.
+                i.last_local = Some(i.local);
                 i.local = SocketAddr::new(unspecified(self.v6), 0);
             }
         }
@@ -522,6 +529,9 @@ impl TcpSocket {
             }
         }
         i.entered = false;
+        if self.stack.ends.wanted() {
+            i.last = Some(Box::new(t.info(cx.now)));
+        }
         i.role = Role::Idle;
     }
 

@@ -8,6 +8,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, RwLock, WaitQueue};
 
+use crate::ended::Ended;
 use crate::icmp::{self, Notice};
 use crate::interface::Interface;
 use crate::ip::{self, Delivery, Dst};
@@ -731,5 +732,17 @@ impl Stack {
         if n.errno == EMSGSIZE {
             s.inner.lock().way = None;
         }
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        if !self.stack.ends.wanted() {
+            return;
+        }
+        let Names { local, remote } = *self.names.get_mut();
+        let device = self.opts.get_mut().device;
+        let e = Ended { v6: self.v6, tcp: None, local, remote, id: self.id, device };
+        self.stack.ends.add(&self.stack, e);
     }
 }

@@ -15,7 +15,7 @@ use uml_net::time::{MS, Time};
 use uml_net::udp::UdpSocket;
 
 use super::bytecode::{Program, Subject};
-use super::{BY_FAMILY, Query};
+use super::{OF_TCP, Query};
 use crate::nlmsg::{Attrs, Message, Reply, ip_of};
 use crate::tcp_options;
 
@@ -28,7 +28,7 @@ const REQ_PROTOCOL: u16 = 3;
 const NO_COOKIE: u64 = u64::MAX;
 
 /// INET_DIAG_*: attributes of a socket.
-mod attr {
+pub(super) mod attr {
     pub const MEMINFO: u16 = 1;
     pub const INFO: u16 = 2;
     pub const CONG: u16 = 4;
@@ -183,7 +183,7 @@ fn tcp(stack: &Stack, t: &TcpSocket) -> Entry {
 }
 
 /// The bytes of an address in a message: that of an IPv4 peer of an IPv6 socket is mapped.
-fn bytes(a: IpAddr, v6: bool) -> [u8; 16] {
+pub(super) fn bytes(a: IpAddr, v6: bool) -> [u8; 16] {
     let mut b = [0; 16];
     match a {
         IpAddr::V4(a) if !v6 => b[..4].copy_from_slice(&a.octets()),
@@ -262,11 +262,25 @@ pub(super) fn answer(q: &Query<'_>, out: &mut Reply) -> Result<()> {
     }
     for s in &all {
         let e = entry(&q.stack, s);
-        if e.v6 == v6 && wanted(&r, &e) {
+        // The old question is for both families.
+        if (e.v6 == v6 || q.kind == OF_TCP) && wanted(&r, &e) {
             out.push(message(q, &r, s, &e, out));
         }
     }
     Ok(())
+}
+
+/// The same for the question that TCP had of its own (`struct inet_diag_req`).
+pub(super) fn answer_old(q: &Query<'_>, out: &mut Reply) -> Result<()> {
+    /// Family, lengths of addresses, extensions; ports and addresses; states, and an unused word.
+    const OLD: usize = 60;
+    let old = q.body.get(..OLD).ok_or(EINVAL)?;
+    let mut body = vec![old[0], libc::IPPROTO_TCP as u8, old[3], 0];
+    body.extend_from_slice(&old[52..56]);
+    body.extend_from_slice(&old[4..52]);
+    body.extend_from_slice(&q.body[OLD..]);
+    let (stack, net, privileged) = (q.stack.clone(), q.net, q.privileged);
+    answer(&Query { stack, net, privileged, dump: q.dump, kind: q.kind, body: &body }, out)
 }
 
 fn wanted(r: &Request<'_>, e: &Entry) -> bool {
@@ -325,7 +339,7 @@ fn message(q: &Query<'_>, r: &Request<'_>, s: &Socket, e: &Entry, out: &Reply) -
     for w in [e.expires, e.rx, e.tx, e.opts.uid, e.opts.inode as u32] {
         b.extend_from_slice(&w.to_le_bytes());
     }
-    let mut m = out.message(BY_FAMILY, q.dump, &b);
+    let mut m = out.message(q.kind, q.dump, &b);
     if let Socket::Wait(_) | Socket::Half(..) = s {
         return m;
     }

@@ -235,6 +235,8 @@ impl NetlinkSocket {
         let mut i = self.inner.lock();
         let bit = 1 << (group - 1);
         i.groups = if join { i.groups | bit } else { i.groups & !bit };
+        drop(i);
+        self.part.groups_changed(self);
         Ok(())
     }
 
@@ -276,6 +278,8 @@ impl Socket for NetlinkSocket {
         let mut i = self.inner.lock();
         // The mask form replaces the first 32 groups.
         i.groups = i.groups >> 32 << 32 | u64::from(groups);
+        drop(i);
+        self.part.groups_changed(self);
         Ok(())
     }
 

@@ -6,7 +6,9 @@ use uml_abi::errno::*;
 use uml_base::Events;
 
 use super::{Role, TcpSocket};
+use crate::ended::Ended;
 use crate::sock;
+use crate::tcp::info::Info;
 use crate::tcp::{Out, State};
 use crate::tcp_table::Quad;
 use crate::time::Time;
@@ -137,5 +139,31 @@ impl TcpSocket {
             }
             _ => true,
         }
+    }
+}
+
+impl Drop for TcpSocket {
+    fn drop(&mut self) {
+        if !self.stack.ends.wanted() {
+            return;
+        }
+        let now = self.stack.now();
+        let i = self.inner.get_mut();
+        let known = match (&i.role, i.last.take()) {
+            (Role::Conn(t), _) => t.info(now),
+            (_, Some(last)) => *last,
+            _ => Info::default(),
+        };
+        let had = i.last_local.filter(|_| i.local.port() == 0);
+        let (local, remote) = (had.unwrap_or(i.local), i.remote);
+        let e = Ended {
+            v6: self.v6,
+            tcp: Some(Info { state: State::Closed as u8, ..known }),
+            local,
+            remote,
+            id: self.id,
+            device: self.opts.get_mut().device,
+        };
+        self.stack.ends.add(&self.stack, e);
     }
 }
