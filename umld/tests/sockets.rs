@@ -64,3 +64,9 @@ fn ends_of_sockets_are_told_as_on_linux() {
     let Some(host) = both("ended.py") else { return };
     assert!(host.contains("SOCK_DESTROY answers: Operation not permitted"), "{host}");
 }
+
+#[test]
+fn interfaces_count_what_they_count_on_linux() {
+    let Some(host) = both("snmp6.py") else { return };
+    assert!(host.contains("of IPv4 lo {}"), "{host}");
+}

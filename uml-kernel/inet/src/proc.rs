@@ -41,6 +41,7 @@ pub fn register(proc: &ProcFs) {
     s.add_net("raw6", 0o444, file(|s, o| raw(s, o, true)));
     s.add_net("snmp", 0o444, file(snmp));
     s.add_net("snmp6", 0o444, file(crate::snmp6::show));
+    s.add_net_dir("dev_snmp6", Arc::new(crate::snmp6::Interfaces));
     s.add_net("packet", 0o444, file(packet));
     s.add_net("sockstat", 0o444, file(sockstat));
     s.add_net("sockstat6", 0o444, file(sockstat6));

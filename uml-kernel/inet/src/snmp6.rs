@@ -1,10 +1,17 @@
-//! /proc/net/snmp6: what passed of IPv6, ICMPv6 and UDP over IPv6 (proc_pid_net(5)). UDP-Lite is not built in, so there are no lines of it.
+//! /proc/net/snmp6 and the files of /proc/net/dev_snmp6: what passed of IPv6, ICMPv6 and UDP over IPv6 (proc_pid_net(5)). UDP-Lite is not built in, so there are no lines of it.
 
 use std::sync::Arc;
 
+use uml_abi::Result;
+use uml_abi::errno::ENOENT;
+use uml_core::task::Task;
+use uml_net::interface::Interface;
 use uml_net::snmp::{IcmpCounters, IpCounters, UdpCounters};
 use uml_net::stack::Stack;
+use uml_procfs::proc::sources::NetDir;
 use uml_procfs::synth::Text;
+
+use crate::stack_of;
 
 /// Types of ICMPv6 with lines of their own, in Linux' order.
 const TYPES: [(&str, u8); 15] = [
@@ -32,8 +39,33 @@ fn line(out: &mut Text, name: &str, value: u64) {
 /// Writes the file.
 pub(crate) fn show(s: &Arc<Stack>, out: &mut Text) {
     ip(&s.snmp.ip6, out);
-    icmp(&s.snmp.icmp6, out);
+    icmp(&s.snmp.icmp6, true, out);
     udp(&s.snmp.udp6, out);
+}
+
+/// The interfaces that have a file: those that IPv6 can be on.
+fn has_six(i: &Interface) -> bool {
+    /// Least MTU of IPv6 (RFC 8200 5).
+    const LEAST: usize = 1280;
+    i.mtu() >= LEAST
+}
+
+/// The directory with a file for each interface.
+pub(crate) struct Interfaces;
+
+impl NetDir for Interfaces {
+    fn names(&self, t: &Task) -> Vec<String> {
+        let all = stack_of(t).interfaces();
+        all.iter().filter(|i| has_six(i)).map(|i| i.name()).collect()
+    }
+
+    fn show(&self, t: &Task, name: &str, out: &mut Text) -> Result<()> {
+        let i = stack_of(t).interface_named(name).filter(|i| has_six(i)).ok_or(ENOENT)?;
+        line(out, "ifIndex", i.index.into());
+        ip(&i.v6.counters.ip, out);
+        icmp(&i.v6.counters.icmp, false, out);
+        Ok(())
+    }
 }
 
 fn ip(c: &IpCounters, out: &mut Text) {
@@ -79,16 +111,19 @@ fn ip(c: &IpCounters, out: &mut Text) {
     }
 }
 
-fn icmp(c: &IcmpCounters, out: &mut Text) {
+/// With what was not sent because a host had been told enough, which interfaces do not count.
+fn icmp(c: &IcmpCounters, limits: bool, out: &mut Text) {
     for (name, value) in [
         ("InMsgs", c.in_msgs.get()),
         ("InErrors", c.in_errors.get()),
         ("OutMsgs", c.out_msgs.get()),
         ("OutErrors", c.out_errors.get()),
         ("InCsumErrors", c.in_csum_errors.get()),
-        ("OutRateLimitHost", c.out_rate_host.get()),
     ] {
         line(out, &format!("Icmp6{name}"), value);
+    }
+    if limits {
+        line(out, "Icmp6OutRateLimitHost", c.out_rate_host.get());
     }
     for (name, kind) in TYPES {
         line(out, &format!("Icmp6In{name}"), c.of_type(kind).0);

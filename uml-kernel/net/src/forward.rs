@@ -8,6 +8,7 @@ use crate::icmp;
 use crate::ip::Dst;
 use crate::packet::{GsoKind, Packet};
 use crate::route::Flow;
+use crate::snmp::IpCounters;
 use crate::stack::{Cx, Stack};
 use crate::wire::icmp as wire_icmp;
 use crate::wire::ipv4::{self, Ipv4};
@@ -73,8 +74,13 @@ impl Stack {
     }
 
     pub(crate) fn forward_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet, problem: Option<Errno>) {
+        let from = self.interface(p.iface);
+        let count = |f: &dyn Fn(&IpCounters)| match &from {
+            Some(i) => self.count_ip(true, i, f),
+            None => f(&self.snmp.ip6),
+        };
         if let Some(e) = problem {
-            self.snmp.ip6.in_no_routes.inc();
+            count(&|c| c.in_no_routes.inc());
             let code = match e {
                 EACCES => wire_icmp::v6::PROHIBITED,
                 EINVAL => return,
@@ -84,7 +90,7 @@ impl Stack {
             return;
         }
         if h.hop_limit <= 1 {
-            self.snmp.ip6.in_hdr_errors.inc();
+            count(&|c| c.in_hdr_errors.inc());
             icmp::error(cx, &p, wire_icmp::v6::TIME_EXCEEDED, 0, 0);
             return;
         }
@@ -92,11 +98,11 @@ impl Stack {
         let Ok(dst) = self.route_to(&f) else { return };
         let size = segment_len(&mut p, ipv6::HEADER);
         if size > dst.mtu {
-            self.snmp.ip6.in_too_big_errors.inc();
+            count(&|c| c.in_too_big_errors.inc());
             icmp::error(cx, &p, wire_icmp::v6::TOO_BIG, 0, dst.mtu as u32);
             return;
         }
-        self.snmp.ip6.forw_datagrams.inc();
+        self.count_ip(true, &dst.iface, |c| c.forw_datagrams.inc());
         p.strip_link();
         p.net_bytes_mut()[7] -= 1;
         p.priority = 0;

@@ -10,6 +10,7 @@ use uml_base::{Mutex, Rank};
 
 use crate::icmp;
 use crate::packet::{Csum, Data, Packet};
+use crate::snmp::IpCounters;
 use crate::stack::{Cx, Stack};
 use crate::time::{SEC, Time};
 use crate::timer::{Armed, Expire};
@@ -44,6 +45,8 @@ struct Partial {
     have: usize,
     /// Bytes of the longest piece, its headers included.
     longest: u32,
+    /// Where the first of them came in.
+    iface: u32,
     /// Headers of the first piece.
     first: Option<Packet>,
     expires: Time,
@@ -111,7 +114,7 @@ impl Reassembly {
         offset: usize,
         more: bool,
         data: Data,
-        headers: usize,
+        (headers, iface): (usize, u32),
         first: Option<Packet>,
         timeout: u64,
     ) -> Option<(Packet, Data)> {
@@ -134,6 +137,7 @@ impl Reassembly {
             total: None,
             have: 0,
             longest: 0,
+            iface,
             first: None,
             expires: now + timeout,
         });
@@ -212,9 +216,14 @@ impl Expire for Reassembly {
             return;
         }
         for (v6, p) in gone {
-            let counters = stack.snmp.ip_of(v6);
-            counters.reasm_timeout.inc();
-            counters.reasm_fails.inc();
+            let count = |c: &IpCounters| {
+                c.reasm_timeout.inc();
+                c.reasm_fails.inc();
+            };
+            match stack.interface(p.iface) {
+                Some(i) => stack.count_ip(v6, &i, count),
+                None => count(stack.snmp.ip_of(v6)),
+            }
             // Only who got the first piece says so (RFC 792, RFC 8200 4.5).
             if let (Some(mut first), Some(data)) = (p.first, p.pieces.get(&0)) {
                 first.data = data.clone();
@@ -239,7 +248,7 @@ pub(crate) fn reassemble_v4(
     let (offset, iface, stamp) = (usize::from(h.frag_off), p.iface, p.stamp);
     let first = (offset == 0).then_some(p);
     let (mut head, data) =
-        place.add(cx, key, offset, h.mf, data, h.header_len, first, TIMEOUT_V4)?;
+        place.add(cx, key, offset, h.mf, data, (h.header_len, iface), first, TIMEOUT_V4)?;
     let total = h.header_len.max(ipv4::HEADER);
     let header = usize::from(head.net()[0] & 15) * 4;
     if header + data.len() > 65_535 || total == 0 {
@@ -296,7 +305,7 @@ pub(crate) fn reassemble_v6(
         f.offset,
         f.more,
         data,
-        at + Fragment::LEN,
+        (at + Fragment::LEN, iface),
         first,
         TIMEOUT_V6,
     )?;

@@ -192,10 +192,9 @@ fn send_with(
     let mut m = Meta { ttl, df: false, ..Meta::new(src, dst, proto) };
     let stack = cx.stack().clone();
     m.set_options(&stack, options);
-    let counters = stack.snmp.icmp_of(dst.is_ipv6());
-    counters.sent(h.kind);
+    stack.count_icmp(dst.is_ipv6(), &way.iface, |c| c.sent(h.kind));
     if stack.send_ip(cx, way, &m, p).is_err() {
-        counters.out_errors.inc();
+        stack.count_icmp(dst.is_ipv6(), &way.iface, |c| c.out_errors.inc());
     }
 }
 
@@ -345,17 +344,17 @@ pub(crate) fn input_v6(
     to: &Delivery,
     mut p: Packet,
 ) {
-    stack.snmp.icmp6.in_msgs.inc();
+    stack.count_icmp(true, iface, |c| c.in_msgs.inc());
     if !to.checksum_ok(&p) {
-        stack.snmp.icmp6.in_csum_errors.inc();
+        stack.count_icmp(true, iface, |c| c.in_csum_errors.inc());
         return;
     }
     if !p.pull(to.header_len + wire::HEADER) {
-        stack.snmp.icmp6.in_errors.inc();
+        stack.count_icmp(true, iface, |c| c.in_errors.inc());
         return;
     }
     let Ok(h) = Icmp::parse(&p.net()[to.header_len..]) else { return };
-    stack.snmp.icmp6.received(h.kind);
+    stack.count_icmp(true, iface, |c| c.received(h.kind));
     let body_at = to.header_len + wire::HEADER;
     match h.kind {
         v6::ECHO => echo(stack, cx, to, &h, &p, v6::ECHO_REPLY),

@@ -11,6 +11,7 @@ use uml_base::{Mutex, Rank, RwLock};
 
 use crate::bridge::Bridge;
 use crate::packet::Packet;
+use crate::snmp::SixCounters;
 use crate::stack::{Cx, Stack};
 use crate::time::Time;
 use crate::vlan::Vlan;
@@ -288,6 +289,8 @@ pub struct V6Conf {
     pub addr_gen: AtomicU32,
     pub hop_limit: AtomicU32,
     pub mtu: AtomicUsize,
+    /// What passed here (/proc/net/dev_snmp6).
+    pub counters: SixCounters,
 }
 
 impl Interface {
@@ -335,6 +338,7 @@ impl Interface {
                 addr_gen: AtomicU32::new(0),
                 hop_limit: AtomicU32::new(64),
                 mtu: AtomicUsize::new(0),
+                counters: SixCounters::default(),
             },
             alias: Mutex::new(Rank::LEAF, String::new()),
             group: AtomicU32::new(0),

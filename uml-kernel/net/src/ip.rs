@@ -249,9 +249,7 @@ impl Stack {
         if total > 65_535 + header_len(m.dst) * usize::from(m.dst.is_ipv6()) {
             return Err(EMSGSIZE);
         }
-        let counters = self.snmp.ip_of(m.dst.is_ipv6());
-        counters.out_requests.inc();
-        counters.out_octets.add(total as u64);
+        self.count_ip(m.dst.is_ipv6(), &dst.iface, |c| c.out_requests.inc());
         p.owner = m.owner;
         let cut = total > dst.mtu && p.gso.is_none();
         if cut && m.df && m.dst.is_ipv4() {
@@ -308,26 +306,28 @@ impl Stack {
             self.transmit(cx, dst, p);
             return Ok(());
         }
-        let counters = self.snmp.ip_of(dst.next.is_ipv6());
         // Pieces carry no partial checksum.
         p.complete_checksum();
         let mut told = std::mem::take(&mut p.told);
+        let v6 = dst.next.is_ipv6();
         for mut piece in fragment::cut(p, dst.mtu, self.ip_id.fetch_add(1, Ordering::Relaxed)) {
             piece.told = std::mem::take(&mut told);
-            counters.frag_creates.inc();
+            self.count_ip(v6, &dst.iface, |c| c.frag_creates.inc());
             self.transmit(cx, dst, piece);
         }
-        counters.frag_oks.inc();
+        self.count_ip(v6, &dst.iface, |c| c.frag_oks.inc());
         Ok(())
     }
 
     fn transmit(&self, cx: &mut Cx, dst: &Dst, p: Packet) {
-        let counters = self.snmp.ip_of(dst.next.is_ipv6());
-        counters.out_transmits.inc();
-        if dst.kind == Kind::Multicast {
-            counters.out_mcast_pkts.inc();
-            counters.out_mcast_octets.add(p.net_len() as u64);
-        }
+        self.count_ip(dst.next.is_ipv6(), &dst.iface, |c| {
+            c.out_transmits.inc();
+            c.out_octets.add(p.net_len() as u64);
+            if dst.kind == Kind::Multicast {
+                c.out_mcast_pkts.inc();
+                c.out_mcast_octets.add(p.net_len() as u64);
+            }
+        });
         if matches!(dst.kind, Kind::Multicast | Kind::Broadcast) && !dst.iface.is_loopback() {
             let group = destination(&p);
             let back = match (dst.kind, group) {
@@ -433,9 +433,8 @@ impl Stack {
             self.snmp.ip.in_receives.inc();
             return;
         }
-        let counters = self.snmp.ip_of(p.net()[0] >> 4 == 6);
-        counters.in_receives.inc();
-        counters.in_octets.add(p.net_len() as u64);
+        let version = p.net()[0] >> 4;
+        let came = iface;
         let iface = match p.iface {
             // Looped back for another interface's members.
             n if n != 0 && n != iface.index && iface.is_loopback() => match self.interface(n) {
@@ -444,11 +443,15 @@ impl Stack {
             },
             _ => iface.clone(),
         };
+        self.count_ip(version == 6, came, |c| {
+            c.in_receives.inc();
+            c.in_octets.add(p.net_len() as u64);
+        });
         p.iface = iface.index;
-        match p.net()[0] >> 4 {
+        match version {
             4 => self.receive_v4(cx, &iface, p),
             6 => self.receive_v6(cx, &iface, p),
-            _ => counters.in_hdr_errors.inc(),
+            _ => self.snmp.ip.in_hdr_errors.inc(),
         }
     }
 
@@ -577,7 +580,7 @@ impl Stack {
             proto::NONE => {}
             _ if taken => {}
             _ => {
-                self.snmp.ip_of(to.dst.is_ipv6()).in_unknown_protos.inc();
+                self.count_ip(to.dst.is_ipv6(), iface, |c| c.in_unknown_protos.inc());
                 if !to.broadcast {
                     if to.dst.is_ipv4() {
                         icmp::error(cx, &p, wire_icmp::v4::UNREACHABLE, wire_icmp::v4::PROTOCOL, 0);
@@ -590,7 +593,7 @@ impl Stack {
     }
 
     fn receive_v6(&self, cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
-        let bad = || self.snmp.ip6.in_hdr_errors.inc();
+        let bad = || self.count_ip(true, iface, |c| c.in_hdr_errors.inc());
         if !p.pull(ipv6::HEADER) {
             return bad();
         }
@@ -598,15 +601,17 @@ impl Stack {
         let Ok(h) = Ipv6::parse(p.net(), whole) else { return bad() };
         p.truncate_net(ipv6::HEADER + h.payload_len);
         p.kind = ethertype::IPV6;
-        self.snmp.ip6.in_ecn[usize::from(h.class & 3)].inc();
-        if h.dst.is_multicast() {
-            self.snmp.ip6.in_mcast_pkts.inc();
-            self.snmp.ip6.in_mcast_octets.add(p.net_len() as u64);
-        }
+        self.count_ip(true, iface, |c| {
+            c.in_ecn[usize::from(h.class & 3)].inc();
+            if h.dst.is_multicast() {
+                c.in_mcast_pkts.inc();
+                c.in_mcast_octets.add(p.net_len() as u64);
+            }
+        });
         if h.src.is_multicast()
             || ((h.dst.is_loopback() || h.src.is_loopback()) && !self.came_back(iface, &p))
         {
-            self.snmp.ip6.in_addr_errors.inc();
+            self.count_ip(true, iface, |c| c.in_addr_errors.inc());
             return;
         }
         if iface.v6.disabled.load(Ordering::Relaxed) {
@@ -615,7 +620,7 @@ impl Stack {
         let mut h = h;
         if self.hooks.active(Hook::Prerouting) {
             if self.wants_whole() {
-                match self.whole_v6(cx, h, p) {
+                match self.whole_v6(cx, iface, h, p) {
                     Some((_, whole)) => p = whole,
                     None => return,
                 }
@@ -646,21 +651,27 @@ impl Stack {
             {
                 self.forward_v6(cx, h, p, found.err());
             }
-            _ => self.snmp.ip6.in_addr_errors.inc(),
+            _ => self.count_ip(true, iface, |c| c.in_addr_errors.inc()),
         }
     }
 
     /// The packet, put together when it is a piece and the last that was missing.
-    fn whole_v6(&self, cx: &mut Cx, h: Ipv6, mut p: Packet) -> Option<(Ipv6, Packet)> {
+    fn whole_v6(
+        &self,
+        cx: &mut Cx,
+        iface: &Interface,
+        h: Ipv6,
+        mut p: Packet,
+    ) -> Option<(Ipv6, Packet)> {
         let at_hand = p.net_len().min(256);
         p.pull(at_hand);
         let Ok(c) = ipv6::chain(p.net(), h.next) else { return Some((h, p)) };
         if c.proto != proto::FRAGMENT {
             return Some((h, p));
         }
-        self.snmp.ip6.reasm_reqds.inc();
+        self.count_ip(true, iface, |c| c.reasm_reqds.inc());
         let mut whole = fragment::reassemble_v6(self, cx, &h, &c, p)?;
-        self.snmp.ip6.reasm_oks.inc();
+        self.count_ip(true, iface, |c| c.reasm_oks.inc());
         let at_hand = whole.net_len().min(256);
         whole.pull(at_hand);
         let again = Ipv6::parse(whole.net(), whole.net_len()).ok()?;
@@ -671,7 +682,7 @@ impl Stack {
         let at_hand = p.net_len().min(256);
         p.pull(at_hand);
         let Ok(mut c) = ipv6::chain(p.net(), h.next) else {
-            self.snmp.ip6.in_hdr_errors.inc();
+            self.count_ip(true, iface, |c| c.in_hdr_errors.inc());
             return;
         };
         if let Some((at, tell)) = c.refuse {
@@ -685,9 +696,9 @@ impl Stack {
             return;
         }
         if c.proto == proto::FRAGMENT {
-            self.snmp.ip6.reasm_reqds.inc();
+            self.count_ip(true, iface, |c| c.reasm_reqds.inc());
             let Some(whole) = fragment::reassemble_v6(self, cx, &h, &c, p) else { return };
-            self.snmp.ip6.reasm_oks.inc();
+            self.count_ip(true, iface, |c| c.reasm_oks.inc());
             p = whole;
             let at_hand = p.net_len().min(256);
             p.pull(at_hand);
@@ -706,7 +717,7 @@ impl Stack {
                 Err(_) => return,
             }
         }
-        self.snmp.ip6.in_delivers.inc();
+        self.count_ip(true, iface, |c| c.in_delivers.inc());
         let to = Delivery {
             src: h.src.into(),
             dst: h.dst.into(),

@@ -167,7 +167,7 @@ impl PingSocket {
         let mut p = Packet::new(Data::copy_of(&body));
         (p.csum, p.mark) = (Csum::Valid, o.mark);
         p.told.0 = Stamp::new(self.me.clone(), info.stamp);
-        self.stack.snmp.icmp_of(self.v6).sent(echo);
+        self.stack.count_icmp(self.v6, &way.iface, |c| c.sent(echo));
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
     }
 

@@ -285,15 +285,15 @@ impl RawSocket {
         p.csum = Csum::Valid;
         p.mark = o.mark;
         p.told.0 = Stamp::new(self.me.clone(), info.stamp);
-        self.count_icmp(self.proto, body.first());
+        self.count_icmp(&way, self.proto, body.first());
         self.stack.enter(|cx| self.stack.send_ip(cx, &way, &m, p))
     }
 
     /// A program's own message counts like the stack's.
-    fn count_icmp(&self, of: u8, kind: Option<&u8>) {
+    fn count_icmp(&self, way: &crate::ip::Dst, of: u8, kind: Option<&u8>) {
         let icmp = if self.v6 { proto::ICMPV6 } else { proto::ICMP };
         if let Some(kind) = kind.filter(|_| of == icmp) {
-            self.stack.snmp.icmp_of(self.v6).sent(*kind);
+            self.stack.count_icmp(self.v6, &way.iface, |c| c.sent(*kind));
         }
     }
 
@@ -330,7 +330,7 @@ impl RawSocket {
         (p.csum, p.kind) = (Csum::Valid, ethertype::IPV4);
         p.told.0 = Stamp::new(self.me.clone(), info.stamp);
         if header >= ipv4::HEADER {
-            self.count_icmp(b[9], b.get(header));
+            self.count_icmp(way, b[9], b.get(header));
         }
         debug_assert!(Ipv4::parse_quoted(p.net()).is_ok() || header < ipv4::HEADER);
         self.stack.enter(|cx| self.stack.output(cx, way, p))?;

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::interface::Interface;
+use crate::stack::Stack;
+
 /// One counter.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
@@ -107,6 +110,13 @@ pub struct IpCounters {
     pub in_ecn: [Counter; 4],
 }
 
+/// What an interface counts of IPv6.
+#[derive(Default)]
+pub struct SixCounters {
+    pub ip: IpCounters,
+    pub icmp: IcmpCounters,
+}
+
 /// Datagrams of UDP over IPv4 or IPv6.
 #[derive(Default)]
 pub struct UdpCounters {
@@ -156,5 +166,23 @@ impl Snmp {
     /// Those of ICMP or ICMPv6.
     pub fn icmp_of(&self, v6: bool) -> &IcmpCounters {
         if v6 { &self.icmp6 } else { &self.icmp }
+    }
+}
+
+impl Stack {
+    /// Counts something of IPv4 or IPv6: of the latter for the interface, too.
+    pub(crate) fn count_ip(&self, v6: bool, i: &Interface, f: impl Fn(&IpCounters)) {
+        f(self.snmp.ip_of(v6));
+        if v6 {
+            f(&i.v6.counters.ip);
+        }
+    }
+
+    /// The same of ICMP.
+    pub(crate) fn count_icmp(&self, v6: bool, i: &Interface, f: impl Fn(&IcmpCounters)) {
+        f(self.snmp.icmp_of(v6));
+        if v6 {
+            f(&i.v6.counters.icmp);
+        }
     }
 }

@@ -2,10 +2,14 @@
 //! [`super::sources::Sources::add_net`]; until it does, the tables that every machine has are there with their head
 //! lines only.
 
+use std::sync::Arc;
+
 use uml_abi::Result;
+use uml_abi::errno::ENOENT;
 use uml_core::task::Task;
 
-use super::fs::Subject;
+use super::pid::Target;
+use super::sources::NetDir;
 use crate::synth::{Directory, Entry, Spec, TextFn};
 
 const HEADS: [(&str, &str); 9] = [
@@ -39,11 +43,15 @@ const HEADS: [(&str, &str); 9] = [
 ];
 
 /// The directory.
-pub struct Net(pub Subject);
+pub struct Net(pub Target);
 
 impl Directory for Net {
     fn lookup(&self, name: &[u8]) -> Result<Spec> {
-        match self.0.sources.net_file(name) {
+        let sources = &self.0.mnt.sources;
+        if let Some(dir) = sources.net_dir(name) {
+            return Ok(Spec::dir(Files { of: self.0.clone(), dir }));
+        }
+        match sources.net_file(name) {
             Err(e) => match HEADS.iter().find(|(n, _)| n.as_bytes() == name) {
                 Some((_, head)) => {
                     let head = head.as_bytes();
@@ -60,12 +68,46 @@ impl Directory for Net {
     }
 
     fn list(&self, _: &Task) -> Result<Vec<Entry>> {
-        let mut v = self.0.sources.net_files();
+        let mut v = self.0.mnt.sources.net_files();
         for (name, _) in HEADS {
             if !v.iter().any(|e| e.name == name.as_bytes()) {
                 v.push(Entry::new(name, libc::S_IFREG));
             }
         }
         Ok(v)
+    }
+}
+
+/// A directory whose files depend on the namespace of the process.
+struct Files {
+    of: Target,
+    dir: Arc<dyn NetDir>,
+}
+
+impl Files {
+    fn has(&self, name: &[u8]) -> bool {
+        let names = self.of.task().map(|t| self.dir.names(&t)).unwrap_or_default();
+        names.iter().any(|n| n.as_bytes() == name)
+    }
+}
+
+impl Directory for Files {
+    fn lookup(&self, name: &[u8]) -> Result<Spec> {
+        if !self.has(name) {
+            return Err(ENOENT);
+        }
+        let name = String::from_utf8(name.to_vec()).map_err(|_| ENOENT)?;
+        let (of, dir) = (self.of.clone(), self.dir.clone());
+        let show = move |_: &Task, out: &mut crate::synth::Text| dir.show(&*of.task()?, &name, out);
+        Ok(Spec::file(0o444, TextFn::new(show)))
+    }
+
+    fn list(&self, _: &Task) -> Result<Vec<Entry>> {
+        let names = self.dir.names(&*self.of.task()?);
+        Ok(names.into_iter().map(|n| Entry::new(n, libc::S_IFREG)).collect())
+    }
+
+    fn keeps(&self, name: &[u8]) -> bool {
+        self.has(name)
     }
 }

@@ -353,7 +353,7 @@ macro_rules! common_rows {
             Row::file("mem", 0o600, mem::file),
             Row::file("mountinfo", 0o444, mounts::mountinfo),
             Row::file("mounts", 0o444, mounts::mounts),
-            Row::dir("net", 0o555, |t| Spec::dir(super::net::Net(t.mnt.clone()))),
+            Row::dir("net", 0o555, |t| Spec::dir(super::net::Net(t.clone()))),
             Row::dir("ns", 0o511, ns::dir),
             Row::setting("oom_adj", 0o644, oom::show_adj, oom::store_adj),
             Row::text("oom_score", 0o444, oom::show_score),

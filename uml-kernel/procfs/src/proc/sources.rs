@@ -32,6 +32,15 @@ pub struct ConsoleLine {
     pub preferred: bool,
 }
 
+/// A directory of /proc/PID/net with files that depend on the network namespace of that process.
+pub trait NetDir: Send + Sync {
+    /// Names of the files.
+    fn names(&self, of: &Task) -> Vec<String>;
+
+    /// Writes the file: `ENOENT` when there is none of the name any more.
+    fn show(&self, of: &Task, name: &str, out: &mut Text) -> Result<()>;
+}
+
 type List<T> = Mutex<Vec<Arc<dyn Fn() -> Vec<T> + Send + Sync>>>;
 type Sysrq = Box<dyn Fn(u8) -> Result<()> + Send + Sync>;
 type Sysv = Box<dyn Fn(SysvIpc, &Task, &mut Text) + Send + Sync>;
@@ -44,6 +53,7 @@ pub struct Sources {
     sysv: OnceLock<Sysv>,
     files: Mutex<Vec<Extra>>,
     net: Mutex<Vec<Extra>>,
+    net_dirs: Mutex<Vec<(&'static str, Arc<dyn NetDir>)>>,
     sysctl: Mutex<Vec<Extra>>,
     boot_id: OnceLock<String>,
 }
@@ -64,6 +74,7 @@ impl Default for Sources {
             sysv: OnceLock::new(),
             files: Mutex::new(Rank::LEAF, Vec::new()),
             net: Mutex::new(Rank::LEAF, Vec::new()),
+            net_dirs: Mutex::new(Rank::LEAF, Vec::new()),
             sysctl: Mutex::new(Rank::LEAF, Vec::new()),
             boot_id: OnceLock::new(),
         }
@@ -139,6 +150,11 @@ impl Sources {
         self.net.lock().push(Extra { name, mode, file });
     }
 
+    /// Adds the directory `/proc/net/NAME`.
+    pub fn add_net_dir(&self, name: &'static str, d: Arc<dyn NetDir>) {
+        self.net_dirs.lock().push((name, d));
+    }
+
     /// Adds `/proc/sys/PATH` (`net/ipv4/ip_forward`); directories come by themselves.
     pub fn add_sysctl(&self, path: &'static str, mode: u32, file: TextFn) {
         self.sysctl.lock().push(Extra { name: path, mode, file });
@@ -169,7 +185,14 @@ impl Sources {
         find(&self.net, name)
     }
 
+    pub(super) fn net_dir(&self, name: &[u8]) -> Option<Arc<dyn NetDir>> {
+        let dirs = self.net_dirs.lock();
+        dirs.iter().find(|(n, _)| n.as_bytes() == name).map(|(_, d)| d.clone())
+    }
+
     pub(super) fn net_files(&self) -> Vec<Entry> {
-        names(&self.net)
+        let mut v = names(&self.net);
+        v.extend(self.net_dirs.lock().iter().map(|(n, _)| Entry::new(*n, libc::S_IFDIR)));
+        v
     }
 }
