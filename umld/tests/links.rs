@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Done, World};
+use common::{Done, World, both};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/links.sh");
 
@@ -96,4 +96,45 @@ ip link add bond0 type bond 2>/dev/null || echo "no bonds"
     let out = w.run(&["run", "--mem", "256M", "--net", "none", "--", "sh", "-c", script]);
     let want = "taken\nno such tag\ndown below\nvlan protocol 802.1Q id 5 \nvb.5@if2\nLOWER_UP\nb'HELLO VLAN'\ntag 5\n0\ngone\ngone there\n0\n1\nno bonds\n";
     assert_eq!(out.out, want, "{out:?}");
+}
+
+#[test]
+fn bridges_find_one_tree_as_on_linux() {
+    let Some(host) = both("stp.py") else { return };
+    assert!(host.contains("r2 ['disabled'") && !host.contains("never"), "{host}");
+}
+
+#[test]
+fn brctl_does_and_shows_what_it_does_on_linux() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/brctl.sh");
+    let own = format!("mount -t sysfs none /sys && exec sh {script}");
+    let here = [
+        "-rnm",
+        "sh",
+        "-c",
+        "mount -t sysfs none /sys && brctl --version && ip link add b type bridge",
+    ];
+    if !Command::new("unshare").args(here).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: no namespaces with bridges, or no brctl or iproute2 here");
+        return;
+    }
+    let host = Command::new("unshare").args(["-rnm", "sh", "-c", &own]).output().unwrap();
+    let w = World::new();
+    let mut c = w.umld();
+    c.args(["run", "--mem", "256M", "--net", "none", "--", "sh", script]);
+    assert_eq!(Done::from(host).ok(), Done::from(c.output().unwrap()).ok());
+}
+
+// Nothing to compare with: a host's kernel may have no filter for VLANs.
+#[test]
+fn bridges_tell_vlans_apart() {
+    if Command::new("bridge").arg("-V").output().is_err() {
+        eprintln!("skipped: no iproute2 here");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vlans.py");
+    let w = World::new();
+    let out = w
+        .run(&["run", "--mem", "256M", "--net", "none", "--", "unshare", "-nm", "python3", script]);
+    assert_eq!(out.out, include_str!("vlans.expected"), "{out:?}");
 }

@@ -2,32 +2,7 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{Done, World};
-
-/// What a script of this directory prints on the host and in a guest, each time in a network namespace of its own; none where
-/// that cannot be.
-fn both(script: &str) -> Option<String> {
-    let here = ["-rnm", "sh", "-c", "ip link set lo up && ss -V && python3 -V"];
-    if !Command::new("unshare").args(here).output().is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: no namespaces, or no iproute2 or python3 here");
-        return None;
-    }
-    let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
-    let w = World::new();
-    let host = Command::new("unshare").args(["-rnm", "python3", &script]).output().unwrap();
-    let host = Done::from(host).ok();
-    let mut c = w.umld();
-    c.args(["run", "--mem", "256M", "--net", "none", "--", "unshare", "-nm", "python3", &script]);
-    let guest = Done::from(c.output().unwrap()).ok();
-    if host != guest {
-        let lines = host.lines().zip(guest.lines()).filter(|(h, g)| h != g);
-        let shown: Vec<String> = lines.take(20).map(|(h, g)| format!("- {h}\n+ {g}")).collect();
-        panic!("{}\n== guest\n{guest}", shown.join("\n"));
-    }
-    Some(host)
-}
+use common::both;
 
 #[test]
 fn ss_prints_what_it_prints_on_linux() {

@@ -84,6 +84,20 @@ impl Attribute {
     }
 }
 
+/// What a directory of a device has at the moment.
+pub enum Entry {
+    File(Attribute),
+    /// A symbolic link: its name and its text.
+    Link(String, String),
+}
+
+/// A directory of a device whose entries come and go, and which may not be there itself: then the function gives none.
+pub struct Folder {
+    /// Empty for entries beside the device's own.
+    pub name: &'static str,
+    pub entries: Box<dyn Fn() -> Option<Vec<Entry>> + Send + Sync>,
+}
+
 /// What a driver says about a new device.
 pub struct DeviceSpec {
     pub subsystem: Subsystem,
@@ -96,6 +110,7 @@ pub struct DeviceSpec {
     /// DEVTYPE of uevents (`disk`, `partition`).
     pub devtype: Option<&'static str>,
     pub attributes: Vec<Attribute>,
+    pub folders: Vec<Folder>,
     /// Further uevent variables.
     pub env: Vec<(&'static str, String)>,
 }
@@ -111,6 +126,7 @@ impl DeviceSpec {
             driver: None,
             devtype: None,
             attributes: Vec::new(),
+            folders: Vec::new(),
             env: Vec::new(),
         }
     }

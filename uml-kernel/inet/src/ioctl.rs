@@ -9,6 +9,7 @@ use uml_core::ctx::Ctx;
 use uml_core::ns::NetNs;
 use uml_core::task::Cap;
 use uml_core::user;
+use uml_net::bridge::Bridge;
 use uml_net::interface::{Address, Interface, iff, scope};
 use uml_net::neighbour::State;
 use uml_net::route::{Mode, Prefix, Route, TABLE_MAIN};
@@ -16,7 +17,7 @@ use uml_net::stack::Stack;
 use uml_net::tap::hardware_type;
 use uml_net::wire::ethernet::Mac;
 
-use crate::ioctl6;
+use crate::{ioctl_bridge, ioctl6};
 
 pub const SIOCATMARK: u64 = 0x8905;
 pub const SIOCOUTQNSD: u64 = 0x894b;
@@ -109,6 +110,12 @@ pub fn device(cx: &mut Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Resul
         SIOCGIFCONF => return list(cx, stack, arg),
         SIOCADDRT | SIOCDELRT => return route(cx, stack, cmd == SIOCADDRT, arg),
         SIOCSARP | SIOCDARP | SIOCGARP => return arp(cx, stack, cmd, arg),
+        ioctl_bridge::SIOCBRADDBR..=ioctl_bridge::SIOCBRDELIF => {
+            return ioctl_bridge::change(cx, stack, cmd, arg);
+        }
+        ioctl_bridge::SIOCGIFBR | ioctl_bridge::SIOCSIFBR => {
+            return ioctl_bridge::old(cx, stack, arg);
+        }
         0x8901..=0x89ff => {}
         _ => return Err(ENOTTY),
     }
@@ -122,6 +129,13 @@ pub fn device(cx: &mut Ctx<'_>, stack: &Arc<Stack>, cmd: u32, arg: u64) -> Resul
         r[..n.len()].copy_from_slice(n.as_bytes());
         user::write_bytes(&task, arg, &r)?;
         return Ok(0);
+    }
+    if cmd == ioctl_bridge::SIOCDEVPRIVATE
+        && let Some(own) = stack.interface_named(name_of(&r))
+        && let Some(b) = Bridge::shared(&own)
+    {
+        let at = u64::from_le_bytes([r[16], r[17], r[18], r[19], r[20], r[21], r[22], r[23]]);
+        return ioctl_bridge::old_of_one(cx, stack, &b, at);
     }
     if !is_known(cmd) {
         return Err(if (0x89f0..=0x89ff).contains(&cmd) { EOPNOTSUPP } else { ENOTTY });

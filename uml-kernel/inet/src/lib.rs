@@ -19,6 +19,7 @@ pub mod family;
 mod genetlink;
 pub mod ioctl;
 mod ioctl6;
+mod ioctl_bridge;
 mod ip_options;
 mod nfnetlink;
 mod nlmsg;

@@ -6,7 +6,7 @@
 
 mod addr;
 mod bridge;
-mod create;
+pub(crate) mod create;
 mod link;
 mod neigh;
 mod netns;
@@ -80,6 +80,7 @@ fn dispatch(r: &Request<'_>, out: &mut Reply) -> Result<()> {
     match r.head.kind {
         kind::GETLINK if r.family() == libc::AF_BRIDGE => bridge::links(r, out),
         kind::SETLINK if r.family() == libc::AF_BRIDGE => bridge::set_port(r),
+        kind::DELLINK if r.family() == libc::AF_BRIDGE => bridge::leave_vlans(r),
         kind::GETLINK => link::get(r, out),
         kind::NEWLINK | kind::SETLINK => link::change(r),
         kind::DELLINK => link::delete(r),

@@ -1,6 +1,8 @@
 //! Network interfaces in sysfs (Documentation/ABI/testing/sysfs-class-net), with their uevents: those of the initial network
 //! namespace, whatever namespace looks.
 
+mod bridge;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -201,5 +203,6 @@ fn describe(kernel: &Kernel, stack: &Weak<Stack>, i: &Arc<Interface>, name: &str
         }));
     }
     spec.attributes.extend(NEVER.map(|file| Attribute::fixed(file, "0")));
+    spec.folders = bridge::folders(i);
     spec
 }

@@ -1,4 +1,12 @@
-//! Bridges (bridge(8), IEEE 802.1D without the spanning tree): interfaces as ports of one Ethernet.
+//! Bridges (bridge(8), IEEE 802.1D): interfaces as ports of one Ethernet, with the spanning tree protocol of [`stp`].
+
+pub mod stp;
+#[cfg(test)]
+mod stp_tests;
+mod tree;
+pub mod vlans;
+
+pub use tree::View;
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -9,19 +17,23 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank};
 
-use crate::interface::{Device, Features, Interface, Link, Sent, count};
+use crate::interface::{Device, Features, Interface, Link, Sent, count, iff};
 use crate::namespace::Place;
 use crate::packet::Packet;
 use crate::stack::{Change, Cx, Stack};
-use crate::time::Time;
+use crate::time::{SEC, Time};
+use crate::timer::Armed;
 use crate::wire::ethernet::{Ethernet, HEADER, Mac};
+use vlans::Vlans;
 
 /// Ports of a bridge (BR_MAX_PORTS).
 pub const PORTS_MAX: u16 = 1023;
 /// Learned addresses; what is beyond is not learned, so that frames with made-up sources cost no more memory.
 pub const LEARNED_MAX: usize = 65_536;
 /// Nanoseconds that a learned address is good for without a frame from it.
-const AGEING: u64 = 300_000_000_000;
+const AGEING: u64 = 300 * SEC;
+/// The VLAN of frames without a tag where nobody says another.
+const DEFAULT_PVID: u16 = 1;
 
 /// What a port does (IFLA_BRPORT_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,27 +65,28 @@ impl Default for PortFlags {
 #[derive(Clone)]
 pub struct Port {
     pub iface: Arc<Interface>,
-    pub number: u16,
     pub flags: PortFlags,
-    pub priority: u16,
-    pub cost: u32,
+    pub stp: stp::Port,
+    pub vlans: Vlans,
 }
 
-impl Port {
-    /// BR_STATE_*: disabled, or forwarding.
-    pub fn state(&self) -> u8 {
-        if self.iface.has_carrier() { 3 } else { 0 }
+impl AsRef<stp::Port> for Port {
+    fn as_ref(&self) -> &stp::Port {
+        &self.stp
     }
 }
 
-/// Times of the spanning tree protocol in hundredths of a second, and the bridge's priority in it: what programs set,
-/// for them to find again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    pub forward_delay: u32,
-    pub hello: u32,
-    pub max_age: u32,
-    pub priority: u16,
+impl AsMut<stp::Port> for Port {
+    fn as_mut(&mut self) -> &mut stp::Port {
+        &mut self.stp
+    }
+}
+
+impl Port {
+    /// Its state; without a carrier it is disabled whether the bridge has noticed or not.
+    pub fn state(&self) -> stp::State {
+        if self.iface.has_carrier() { self.stp.state } else { stp::State::Disabled }
+    }
 }
 
 /// Where a station is.
@@ -91,19 +104,27 @@ pub struct Entry {
 
 struct State {
     ports: Vec<Port>,
-    fdb: HashMap<Mac, Entry>,
+    /// By address and VLAN, which is 0 while VLANs are not told apart.
+    fdb: HashMap<(Mac, u16), Entry>,
     learned: usize,
     /// The address was chosen by a program and stays.
     own_mac: bool,
+    tree: stp::Bridge,
+    /// VLANs are told apart (vlan_filtering).
+    filtering: bool,
+    /// The one of ports that come; 0 for none.
+    default_pvid: u16,
+    /// Those of the bridge's own interface.
+    vlans: Vlans,
 }
 
 /// The device of a bridge's interface.
 pub struct Bridge {
     me: Weak<Bridge>,
-    times: Mutex<Times>,
     place: Mutex<Place>,
     state: Mutex<State>,
     ageing: AtomicU64,
+    armed: Armed,
 }
 
 impl Bridge {
@@ -114,10 +135,15 @@ impl Bridge {
         mac: Option<Mac>,
         random: Mac,
     ) -> Result<Arc<Interface>> {
-        let times = Times { forward_delay: 1500, hello: 200, max_age: 2000, priority: 0x8000 };
+        /// The priority that nobody has chosen.
+        const PRIORITY: u16 = 0x8000;
+        let mut tree = stp::Bridge::new(PRIORITY);
+        if let Some(m) = mac {
+            tree.id = stp::Bridge::id_of(PRIORITY, m);
+            tree.root = tree.id;
+        }
         let device = Arc::new_cyclic(|me| Bridge {
             me: me.clone(),
-            times: Mutex::new(Rank::LEAF, times),
             place: Mutex::new(Rank::LEAF, Place::default()),
             state: Mutex::new(
                 Rank::LEAF,
@@ -126,9 +152,14 @@ impl Bridge {
                     fdb: HashMap::new(),
                     learned: 0,
                     own_mac: mac.is_some(),
+                    tree,
+                    filtering: false,
+                    default_pvid: DEFAULT_PVID,
+                    vlans: Vlans::new(DEFAULT_PVID),
                 },
             ),
             ageing: AtomicU64::new(AGEING),
+            armed: Armed::default(),
         });
         stack.add_interface(
             name,
@@ -148,16 +179,6 @@ impl Bridge {
     /// The same, to be kept.
     pub fn shared(i: &Interface) -> Option<Arc<Bridge>> {
         Bridge::of(i)?.me.upgrade()
-    }
-
-    /// What programs have set of the spanning tree protocol.
-    pub fn times(&self) -> Times {
-        *self.times.lock()
-    }
-
-    /// Changes it.
-    pub fn set_times(&self, t: Times) {
-        *self.times.lock() = t;
     }
 
     /// Its own interface.
@@ -181,16 +202,40 @@ impl Bridge {
         self.state.lock().ports.iter().find(|p| std::ptr::eq(&*p.iface, i)).cloned()
     }
 
-    /// Changes a port.
-    pub fn set_port(&self, i: &Interface, f: impl FnOnce(&mut Port)) {
+    /// Changes what a port does.
+    pub fn set_flags(&self, i: &Interface, f: PortFlags) {
         if let Some(p) = self.state.lock().ports.iter_mut().find(|p| std::ptr::eq(&*p.iface, i)) {
-            f(p);
+            p.flags = f;
         }
     }
 
-    /// Nanoseconds until a learned address is forgotten.
+    /// Changes something of what a port does: `EINVAL` for what is no port.
+    pub fn change_flags(&self, i: &Interface, f: impl FnOnce(&mut PortFlags)) -> Result<()> {
+        let mut s = self.state.lock();
+        let p = s.ports.iter_mut().find(|p| std::ptr::eq(&*p.iface, i)).ok_or(EINVAL)?;
+        f(&mut p.flags);
+        Ok(())
+    }
+
+    /// Forgets what was learned, of one port or of all.
+    pub fn flush(&self, port: Option<u32>) {
+        let mut s = self.state.lock();
+        s.fdb.retain(|_, e| e.fixed || port.is_some_and(|p| p != e.iface));
+        s.learned = s.fdb.values().filter(|e| !e.fixed).count();
+    }
+
+    /// Nanoseconds until a learned address is forgotten: sooner while the topology changes (802.1D 8.3.5).
     pub fn ageing(&self) -> u64 {
-        self.ageing.load(Ordering::Relaxed)
+        let s = self.state.lock();
+        self.ageing_of(&s)
+    }
+
+    fn ageing_of(&self, s: &State) -> u64 {
+        if s.tree.topology_change {
+            2 * s.tree.times.forward_delay
+        } else {
+            self.ageing.load(Ordering::Relaxed)
+        }
     }
 
     /// Changes it.
@@ -216,11 +261,12 @@ impl Bridge {
         }
         let added = {
             let mut s = self.state.lock();
-            match (1..=PORTS_MAX).find(|n| s.ports.iter().all(|p| p.number != *n)) {
+            match (1..=PORTS_MAX).find(|n| s.ports.iter().all(|p| p.stp.number != *n)) {
                 None => false,
                 Some(number) => {
-                    let flags = PortFlags::default();
-                    s.ports.push(Port { iface: i.clone(), number, flags, priority: 32, cost: 2 });
+                    let (flags, stp) = (PortFlags::default(), stp::Port::new(number));
+                    let vlans = Vlans::new(s.default_pvid);
+                    s.ports.push(Port { iface: i.clone(), flags, stp, vlans });
                     true
                 }
             }
@@ -230,7 +276,10 @@ impl Bridge {
             return Err(ENOSPC);
         }
         i.promisc.fetch_add(1, Ordering::Relaxed);
+        let at = self.ports().len() - 1;
+        self.step(|s| s.add_port(at));
         self.ports_changed();
+        self.look_at_ports();
         self.tell(i);
         Ok(())
     }
@@ -243,6 +292,14 @@ impl Bridge {
                 return;
             }
             *at = None;
+        }
+        let at = self.ports().iter().position(|p| Arc::ptr_eq(&p.iface, i));
+        if let Some(at) = at {
+            self.step(|s| {
+                if s.ports[at].stp.state != stp::State::Disabled {
+                    s.disable_port(at);
+                }
+            });
         }
         {
             let mut s = self.state.lock();
@@ -269,12 +326,14 @@ impl Bridge {
             let s = self.state.lock();
             (s.ports.clone(), s.own_mac)
         };
-        if let Some(lowest) = ports.iter().map(|p| p.iface.mac()).min()
-            && !fixed
-            && lowest != own.mac()
-        {
-            own.set_mac(lowest);
-            stack.routes.touch();
+        // Without ports there is none, as on Linux.
+        let lowest = ports.iter().map(|p| p.iface.mac()).min().unwrap_or(Mac::ZERO);
+        if !fixed {
+            if lowest != own.mac() {
+                own.set_mac(lowest);
+                stack.routes.touch();
+            }
+            self.step(|s| s.set_address(lowest));
         }
         if let Some(mtu) = ports.iter().map(|p| p.iface.mtu()).min()
             && mtu != own.mtu()
@@ -284,66 +343,145 @@ impl Bridge {
         }
     }
 
+    // VLANs.
+
+    /// VLANs are told apart.
+    pub fn filters(&self) -> bool {
+        self.state.lock().filtering
+    }
+
+    /// Tells VLANs apart, or does not any more; what was learned is of the other kind and goes.
+    pub fn set_filtering(&self, on: bool) {
+        let mut s = self.state.lock();
+        if s.filtering != on {
+            s.filtering = on;
+            s.fdb.retain(|(_, vid), e| e.fixed && (on || *vid == 0));
+            s.learned = 0;
+        }
+    }
+
+    /// The VLAN of ports that come; 0 for none.
+    pub fn default_pvid(&self) -> u16 {
+        self.state.lock().default_pvid
+    }
+
+    /// Changes it, and that of ports that still have it: `EINVAL` for a number that there is not, `EPERM` while VLANs are told apart.
+    pub fn set_default_pvid(&self, vid: u16) -> Result<()> {
+        if vid >= vlans::END {
+            return Err(EINVAL);
+        }
+        let s = &mut *self.state.lock();
+        if vid == s.default_pvid {
+            return Ok(());
+        }
+        if s.filtering {
+            return Err(EPERM);
+        }
+        let old = std::mem::replace(&mut s.default_pvid, vid);
+        s.vlans.follow(old, vid);
+        for p in &mut s.ports {
+            p.vlans.follow(old, vid);
+        }
+        Ok(())
+    }
+
+    /// Those of the bridge's own interface.
+    pub fn own_vlans(&self) -> Vlans {
+        self.state.lock().vlans.clone()
+    }
+
+    /// Changes those of a port, or without one of the bridge's own interface.
+    pub fn change_vlans(&self, i: Option<&Interface>, f: impl FnOnce(&mut Vlans)) -> Result<()> {
+        let s = &mut *self.state.lock();
+        let (of, index) = match i {
+            None => (&mut s.vlans, None),
+            Some(i) => {
+                let p = s.ports.iter_mut().find(|p| std::ptr::eq(&*p.iface, i)).ok_or(EINVAL)?;
+                (&mut p.vlans, Some(i.index))
+            }
+        };
+        f(of);
+        // Stations are not where their VLAN is not.
+        let there = of.clone();
+        s.fdb.retain(|(_, v), e| Some(e.iface) != index || *v == 0 || there.has(*v));
+        s.learned = s.fdb.values().filter(|e| !e.fixed).count();
+        Ok(())
+    }
+
     // Addresses.
 
     /// Every station: those learned, those of programs, and the machine's own.
-    pub fn entries(&self, now: Time) -> Vec<(Mac, Entry)> {
+    /// Each with its VLAN, or 0.
+    pub fn entries(&self, now: Time) -> Vec<(Mac, u16, Entry)> {
         let Some((own, _)) = self.end() else { return Vec::new() };
         let ageing = self.ageing();
         let s = self.state.lock();
         let local = |i: &Interface| {
             let e = Entry { iface: i.index, fixed: true, local: true, used: now, updated: now };
-            (i.mac(), e)
+            (i.mac(), 0, e)
         };
-        let mut all: Vec<(Mac, Entry)> = s.ports.iter().map(|p| local(&p.iface)).collect();
-        if !all.iter().any(|(m, _)| *m == own.mac()) {
+        let mut all: Vec<(Mac, u16, Entry)> = s.ports.iter().map(|p| local(&p.iface)).collect();
+        if !all.iter().any(|(m, ..)| *m == own.mac()) {
             all.push(local(&own));
         }
         let fresh = |e: &Entry| e.fixed || now.since(e.used) <= ageing;
-        all.extend(s.fdb.iter().filter(|(_, e)| fresh(e)).map(|(m, e)| (*m, *e)));
+        all.extend(s.fdb.iter().filter(|(_, e)| fresh(e)).map(|((m, v), e)| (*m, *v, *e)));
         all
     }
 
-    /// Enters a station of a program: `EEXIST` with `exclusive` when there is one.
+    /// Enters a station of a program, `(address, VLAN)`: `EEXIST` with `exclusive` when there is one, `EINVAL` for a VLAN that the port is
+    /// not in. Without a VLAN it is in all of the port's, while they are told apart.
     pub fn enter(
         &self,
-        mac: Mac,
+        station: (Mac, u16),
         iface: u32,
         (fixed, local): (bool, bool),
         exclusive: bool,
         now: Time,
     ) -> Result<()> {
         let mut s = self.state.lock();
-        if exclusive && s.fdb.contains_key(&mac) {
+        let (mac, vid) = station;
+        let of = s.ports.iter().find(|p| p.iface.index == iface).map_or(&s.vlans, |p| &p.vlans);
+        if vid != 0 && !of.has(vid) {
+            return Err(EINVAL);
+        }
+        let mut all = vec![vid];
+        if vid == 0 && s.filtering {
+            all.extend(of.iter().map(|(v, _)| v));
+        }
+        if exclusive && all.iter().any(|v| s.fdb.contains_key(&(mac, *v))) {
             return Err(EEXIST);
         }
-        if s.fdb.len() >= LEARNED_MAX {
+        if s.fdb.len() + all.len() > LEARNED_MAX {
             return Err(ENOSPC);
         }
-        s.fdb.insert(mac, Entry { iface, fixed, local, used: now, updated: now });
+        for v in all {
+            s.fdb.insert((mac, v), Entry { iface, fixed, local, used: now, updated: now });
+        }
         s.learned = s.fdb.values().filter(|e| !e.fixed).count();
         Ok(())
     }
 
-    /// Forgets a station: `ENOENT` when it is not known on that port.
-    pub fn forget(&self, mac: Mac, iface: u32) -> Result<()> {
+    /// Forgets a station, of VLAN 0 in all VLANs: `ENOENT` when it is not known on that port.
+    pub fn forget(&self, (mac, vid): (Mac, u16), iface: u32) -> Result<()> {
         let mut s = self.state.lock();
-        if s.fdb.get(&mac).is_none_or(|e| e.iface != iface) {
+        let before = s.fdb.len();
+        s.fdb.retain(|(m, v), e| *m != mac || e.iface != iface || (vid != 0 && *v != vid));
+        if s.fdb.len() == before {
             return Err(ENOENT);
         }
-        s.fdb.remove(&mac);
         s.learned = s.fdb.values().filter(|e| !e.fixed).count();
         Ok(())
     }
 
-    fn learn(&self, mac: Mac, port: u32, now: Time) {
-        let ageing = self.ageing();
+    fn learn(&self, (mac, vid): (Mac, u16), port: u32, now: Time) {
         let mut s = self.state.lock();
+        let ageing = self.ageing_of(&s);
         // Addresses of this machine are not learned from what comes from outside.
         if s.ports.iter().any(|p| p.iface.mac() == mac) {
             return;
         }
-        if let Some(e) = s.fdb.get_mut(&mac) {
+        if let Some(e) = s.fdb.get_mut(&(mac, vid)) {
             e.used = now;
             if e.iface != port && !e.fixed {
                 (e.iface, e.updated) = (port, now);
@@ -359,65 +497,88 @@ impl Bridge {
         }
         s.learned += 1;
         s.fdb.insert(
-            mac,
+            (mac, vid),
             Entry { iface: port, fixed: false, local: false, used: now, updated: now },
         );
     }
 
     /// Whether frames to the address are for this machine.
-    fn is_local(&self, mac: Mac) -> bool {
+    fn is_local(&self, mac: Mac, vid: u16) -> bool {
         let s = self.state.lock();
-        s.ports.iter().any(|p| p.iface.mac() == mac) || s.fdb.get(&mac).is_some_and(|e| e.local)
+        s.ports.iter().any(|p| p.iface.mac() == mac)
+            || s.fdb.get(&(mac, vid)).is_some_and(|e| e.local)
     }
 
     /// The port that a station is behind.
-    fn find(&self, mac: Mac, now: Time) -> Option<Port> {
+    fn find(&self, mac: Mac, vid: u16, now: Time) -> Option<Port> {
         let s = self.state.lock();
-        let e = s.fdb.get(&mac).filter(|e| e.fixed || now.since(e.used) <= self.ageing())?;
+        let ageing = self.ageing_of(&s);
+        let e = s.fdb.get(&(mac, vid)).filter(|e| e.fixed || now.since(e.used) <= ageing)?;
         s.ports.iter().find(|p| p.iface.index == e.iface).cloned()
     }
 
     // Frames.
 
     /// Takes a frame that a port received.
-    pub(crate) fn receive(&self, cx: &mut Cx, from: &Arc<Interface>, h: &Ethernet, p: Packet) {
+    pub(crate) fn receive(&self, cx: &mut Cx, from: &Arc<Interface>, h: &Ethernet, mut p: Packet) {
         let Some((own, _)) = self.end() else { return };
         let Some(port) = self.port(from) else { return };
         let drop = || count(&from.counters.rx_dropped, 1);
-        if !own.is_up() || port.state() == 0 || !h.src.is_valid_unicast() {
+        if !own.is_up() || port.state() == stp::State::Disabled || !h.src.is_valid_unicast() {
             return drop();
-        }
-        if port.flags.learning {
-            self.learn(h.src, from.index, cx.now);
         }
         // Addresses of protocols between neighbours are not for the next one; without a spanning tree here
         // its frames are data (group_fwd_mask 0).
         if let [0x01, 0x80, 0xc2, 0, 0, last] = h.dst.0
-            && (1..16).contains(&last)
+            && last < 16
+            && (last != 0 || self.runs_stp())
         {
+            return if last == 0 { self.heard(cx, from, p) } else { drop() };
+        }
+        let learns = matches!(port.state(), stp::State::Learning | stp::State::Forwarding);
+        let vid = match self.filters().then(|| port.vlans.classify(p.tag())) {
+            None => 0,
+            Some(None) => return drop(),
+            Some(Some(tag)) => {
+                p.retag(Some(tag));
+                tag & 0xfff
+            }
+        };
+        if learns && port.flags.learning {
+            self.learn((h.src, vid), from.index, cx.now);
+        }
+        if port.state() != stp::State::Forwarding {
             return drop();
         }
         if h.dst.is_multicast() {
-            self.flood(cx, Some(&port), h.dst, &p);
-            return self.up(cx, &own, p);
+            self.flood(cx, Some(&port), (h.dst, vid), &p);
+            return self.up(cx, &own, vid, p);
         }
-        let ours = h.dst == own.mac() || self.is_local(h.dst);
+        let ours = h.dst == own.mac() || self.is_local(h.dst, vid);
         if ours {
-            return self.up(cx, &own, p);
+            return self.up(cx, &own, vid, p);
         }
-        match self.find(h.dst, cx.now) {
-            Some(to) => self.forward(cx, Some(&port), &to, p),
-            None => self.flood(cx, Some(&port), h.dst, &p),
+        match self.find(h.dst, vid, cx.now) {
+            Some(to) => self.forward(cx, Some(&port), &to, vid, p),
+            None => self.flood(cx, Some(&port), (h.dst, vid), &p),
         }
     }
 
-    /// For the machine itself.
-    fn up(&self, cx: &mut Cx, own: &Arc<Interface>, p: Packet) {
+    /// For the machine itself, if its part of the bridge is in the VLAN, or sees everything.
+    fn up(&self, cx: &mut Cx, own: &Arc<Interface>, vid: u16, mut p: Packet) {
+        let untagged = self.state.lock().vlans.untagged(vid);
+        match untagged {
+            _ if vid == 0 => {}
+            Some(true) => p.retag(None),
+            Some(false) => {}
+            None if own.flags() & iff::PROMISC != 0 => {}
+            None => return,
+        }
         let stack = cx.stack().clone();
         stack.receive(cx, own, p.arrived());
     }
 
-    fn flood(&self, cx: &mut Cx, from: Option<&Port>, dst: Mac, p: &Packet) {
+    fn flood(&self, cx: &mut Cx, from: Option<&Port>, (dst, vid): (Mac, u16), p: &Packet) {
         for to in self.ports() {
             let wanted = match dst {
                 Mac::BROADCAST => to.flags.bcast_flood,
@@ -425,16 +586,22 @@ impl Bridge {
                 _ => to.flags.flood,
             };
             if wanted {
-                self.forward(cx, from, &to, p.clone());
+                self.forward(cx, from, &to, vid, p.clone());
             }
         }
     }
 
-    fn forward(&self, cx: &mut Cx, from: Option<&Port>, to: &Port, p: Packet) {
-        let back = from.is_some_and(|f| f.number == to.number) && !to.flags.hairpin;
+    fn forward(&self, cx: &mut Cx, from: Option<&Port>, to: &Port, vid: u16, mut p: Packet) {
+        let back = from.is_some_and(|f| f.stp.number == to.stp.number) && !to.flags.hairpin;
         let apart = from.is_some_and(|f| f.flags.isolated) && to.flags.isolated;
-        if back || apart || to.state() == 0 {
+        if back || apart || to.state() != stp::State::Forwarding {
             return;
+        }
+        match to.vlans.untagged(vid) {
+            _ if vid == 0 => {}
+            None => return,
+            Some(false) => {}
+            Some(true) => p.retag(None),
         }
         // A frame that the other link cannot carry is lost, as on every bridge.
         if p.gso.is_none() && p.net_len() > to.iface.mtu() {
@@ -460,7 +627,8 @@ impl Device for Bridge {
             return sent;
         };
         stack.enter(|cx| {
-            for p in batch.drain(..) {
+            let own = self.filters().then(|| self.own_vlans());
+            for mut p in batch.drain(..) {
                 let Ok(h) = Ethernet::parse(p.head()) else {
                     sent.errors += 1;
                     continue;
@@ -468,17 +636,38 @@ impl Device for Bridge {
                 sent.packets += 1;
                 sent.bytes += p.len() as u64;
                 debug_assert!(p.link_len() >= HEADER);
-                match self.find(h.dst, cx.now) {
-                    Some(to) if !h.dst.is_multicast() => self.forward(cx, None, &to, p),
-                    _ => self.flood(cx, None, h.dst, &p),
+                let vid = match own.as_ref().map(|v| v.classify(p.tag())) {
+                    None => 0,
+                    Some(None) => {
+                        sent.dropped += 1;
+                        continue;
+                    }
+                    Some(Some(tag)) => {
+                        p.retag(Some(tag));
+                        tag & 0xfff
+                    }
+                };
+                match self.find(h.dst, vid, cx.now) {
+                    Some(to) if !h.dst.is_multicast() => self.forward(cx, None, &to, vid, p),
+                    _ => self.flood(cx, None, (h.dst, vid), &p),
                 }
             }
         });
         sent
     }
 
-    fn set_mac(&self, _: Mac) -> Result<()> {
+    fn open(&self, _: &Arc<Interface>, _: &Arc<Stack>) -> Result<()> {
+        self.went_up();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.step(|s| s.disable());
+    }
+
+    fn set_mac(&self, mac: Mac) -> Result<()> {
         self.state.lock().own_mac = true;
+        self.step(|s| s.set_address(mac));
         Ok(())
     }
 
@@ -505,6 +694,6 @@ impl Device for Bridge {
     }
 
     fn carrier(&self) -> bool {
-        self.state.lock().ports.iter().any(|p| p.iface.has_carrier())
+        self.state.lock().ports.iter().any(|p| p.state() == stp::State::Forwarding)
     }
 }

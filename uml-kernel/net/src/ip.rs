@@ -384,7 +384,8 @@ impl Stack {
             return;
         }
         let Ok(h) = Ethernet::parse(p.net()) else { return };
-        p.kind = h.kind;
+        // Frames with a length are of IEEE 802.2.
+        p.kind = if h.kind < ethertype::LEAST { ethertype::LLC } else { h.kind };
         let mut link = ethernet::HEADER;
         if h.kind == ethertype::VLAN && p.pull(link + 4) {
             let Ok(tag) = Tag::parse(&p.net()[link..]) else { return };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use uml_abi::errno::*;
 
-use crate::bridge::{Bridge, LEARNED_MAX};
+use crate::bridge::{Bridge, LEARNED_MAX, PortFlags};
 use crate::interface::{Device, Dummy, Features, Interface, Link, Sent, iff};
 use crate::packet::{Csum, Data, Packet};
 use crate::stack::Stack;
@@ -124,8 +124,8 @@ fn a_bridge_learns_forwards_floods_and_forgets() {
     lab.clock.0.fetch_add(301 * SEC, Ordering::SeqCst);
     lab.arrives(&ports[1].0, frame(mac(20), mac(21)));
     assert_eq!(sent(), [1, 0, 1], "forgotten");
-    b.set_port(&ports[0].0, |p| p.flags.isolated = true);
-    b.set_port(&ports[1].0, |p| p.flags.isolated = true);
+    b.set_flags(&ports[0].0, PortFlags { isolated: true, ..PortFlags::default() });
+    b.set_flags(&ports[1].0, PortFlags { isolated: true, ..PortFlags::default() });
     lab.arrives(&ports[0].0, frame(Mac::BROADCAST, mac(20)));
     assert_eq!(sent(), [0, 0, 1]);
     b.remove_port(&ports[2].0);
@@ -133,6 +133,89 @@ fn a_bridge_learns_forwards_floods_and_forgets() {
     assert_eq!((sent(), b.ports().len()), (vec![0, 0, 0], 2));
     lab.stack.remove_interface(&own);
     assert!(ports[0].0.bridge().is_none());
+}
+
+/// A frame with a tag.
+fn tagged(to: Mac, from: Mac, tci: u16) -> Packet {
+    let mut p = frame(to, from);
+    let mut b = p.to_vec();
+    let [hi, lo] = tci.to_be_bytes();
+    b.splice(12..12, [0x81, 0, hi, lo]);
+    p = Packet::new(Data::copy_of(&b));
+    p
+}
+
+#[test]
+fn a_bridge_that_tells_vlans_apart_keeps_them_apart() {
+    let lab = Lab::new();
+    let own = Bridge::create(&lab.stack, "br0", None, mac(99)).unwrap();
+    let b = Bridge::shared(&own).unwrap();
+    let ports: Vec<_> = (1..4).map(|n| lab.port(n)).collect();
+    for (i, _) in &ports {
+        b.add_port(i).unwrap();
+    }
+    up(&lab.stack, &own);
+    // What each port has sent, as tags.
+    let sent = || -> Vec<Vec<u16>> {
+        let of = |f: Vec<u8>| match f[12..14] {
+            [0x81, 0] => Some(u16::from_be_bytes([f[14], f[15]])),
+            [0x88, 0xb5] => Some(0),
+            _ => None,
+        };
+        let take = |w: &Wire| std::mem::take(&mut *w.0.lock().unwrap());
+        ports.iter().map(|(_, w)| take(w).into_iter().filter_map(of).collect()).collect()
+    };
+    // Not told apart: tags are data.
+    lab.arrives(&ports[0].0, tagged(mac(50), mac(20), 77));
+    assert_eq!(sent(), [vec![], vec![77], vec![77]]);
+    b.set_filtering(true);
+    assert_eq!(b.set_default_pvid(2), Err(EPERM));
+    let change = |n: usize, f: fn(&mut crate::bridge::vlans::Vlans)| {
+        b.change_vlans(Some(&ports[n].0), f).unwrap();
+    };
+    // One without tags in 10, one with tags in 10 and 20, one without in 20.
+    change(0, |v| {
+        v.remove(1);
+        v.add(10, true, true);
+    });
+    change(1, |v| {
+        v.remove(1);
+        v.add(10, false, false);
+        v.add(20, false, false);
+    });
+    change(2, |v| {
+        v.remove(1);
+        v.add(20, true, true);
+    });
+    lab.arrives(&ports[0].0, frame(Mac::BROADCAST, mac(20)));
+    assert_eq!(sent(), [vec![], vec![10], vec![]]);
+    lab.arrives(&ports[1].0, tagged(Mac::BROADCAST, mac(20), 0xa014));
+    assert_eq!(sent(), [vec![], vec![], vec![0]], "the same station in another VLAN");
+    lab.arrives(&ports[1].0, tagged(mac(20), mac(21), 10));
+    assert_eq!(sent(), [vec![0], vec![], vec![]], "and in this");
+    lab.arrives(&ports[2].0, frame(mac(20), mac(22)));
+    assert_eq!(sent(), [vec![], vec![20], vec![]]);
+    for stranger in [tagged(mac(20), mac(23), 30), frame(mac(20), mac(23))] {
+        lab.arrives(&ports[1].0, stranger);
+    }
+    lab.arrives(&ports[0].0, tagged(mac(20), mac(23), 20));
+    assert_eq!(sent(), [vec![], vec![], vec![]], "members only");
+    // The machine itself is in the VLAN 1, which nobody else is in.
+    let before = own.counters.rx_packets.load(Ordering::SeqCst);
+    lab.arrives(&ports[0].0, frame(own.mac(), mac(20)));
+    assert_eq!(own.counters.rx_packets.load(Ordering::SeqCst), before);
+    b.change_vlans(None, |v| v.add(10, false, false)).unwrap();
+    lab.arrives(&ports[0].0, frame(own.mac(), mac(20)));
+    assert_eq!(own.counters.rx_packets.load(Ordering::SeqCst), before + 1);
+    let mut p = tagged(Mac::BROADCAST, own.mac(), 10);
+    assert!(p.pull(18));
+    p.set_link_len(14);
+    lab.stack.enter(|cx| own.enqueue(cx, p));
+    assert_eq!(sent(), [vec![0], vec![10], vec![]]);
+    let vlans: Vec<_> = b.entries(lab.stack.now()).into_iter().filter(|e| e.0 == mac(20)).collect();
+    let mut of: Vec<_> = vlans.iter().map(|(_, v, e)| (*v, e.iface)).collect();
+    of.sort_unstable();
+    assert_eq!(of, [(10, ports[0].0.index), (20, ports[1].0.index)]);
 }
 
 #[test]

@@ -289,6 +289,9 @@ pub struct Gso {
     pub size: u16,
 }
 
+/// The EtherType of a tag (802.1Q).
+const TAGGED: [u8; 2] = [0x81, 0];
+
 /// Room in front of the headers that layers below prepend theirs to.
 const HEADROOM: usize = 64;
 
@@ -442,6 +445,37 @@ impl Packet {
         self
     }
 
+    /// The 802.1Q tag of a frame, if it has one.
+    pub(crate) fn tag(&self) -> Option<u16> {
+        let b = self.head().get(12..16)?;
+        (b[..2] == TAGGED).then_some(u16::from_be_bytes([b[2], b[3]]))
+    }
+
+    /// Gives a frame this tag instead of what it had.
+    pub(crate) fn retag(&mut self, tag: Option<u16>) {
+        let at = self.start + 12;
+        // In frames of programs the tag is not part of the link header.
+        let inside = self.net >= at + 6;
+        match (self.tag(), tag) {
+            (Some(_), Some(t)) => self.head[at + 2..at + 4].copy_from_slice(&t.to_be_bytes()),
+            (Some(_), None) => {
+                self.head.drain(at..at + 4);
+                if inside {
+                    self.net -= 4;
+                }
+            }
+            (None, Some(t)) if self.head.len() >= at => {
+                let [hi, lo] = t.to_be_bytes();
+                self.head.splice(at..at, [TAGGED[0], TAGGED[1], hi, lo]);
+                if self.net > at {
+                    self.net += 4;
+                }
+            }
+            (None, _) => {}
+        }
+        self.vlan = tag;
+    }
+
     /// Drops the link header.
     pub fn strip_link(&mut self) {
         self.start = self.net;
@@ -578,6 +612,26 @@ mod tests {
             p.push_front(&[8; 100]);
             prop_assert_eq!(p.len(), v.len() - at + 200);
         }
+    }
+
+    #[test]
+    fn tags_come_and_go_and_the_rest_stays() {
+        let mut p = Packet::new(Data::copy_of(&[9; 3]));
+        p.head_mut().extend_from_slice(&[1; 12]);
+        p.head_mut().extend_from_slice(&[8, 0, 0x45]);
+        p.set_link_len(14);
+        let before = p.to_vec();
+        assert_eq!(p.tag(), None);
+        p.retag(Some(0xe00a));
+        assert_eq!((p.tag(), p.link_len(), p.net()), (Some(0xe00a), 18, &[0x45][..]));
+        p.retag(Some(5));
+        assert_eq!(p.to_vec()[12..18], [0x81, 0, 0, 5, 8, 0]);
+        // As it comes from a program.
+        p.set_link_len(14);
+        p.retag(None);
+        assert_eq!((p.to_vec(), p.link_len()), (before.clone(), 14));
+        p.retag(None);
+        assert_eq!(p.to_vec(), before);
     }
 
     #[test]

@@ -801,9 +801,12 @@ impl Stack {
 pub(crate) fn carrier_changed(i: &Arc<Interface>) {
     if let Some((other, stack)) = i.device.dependent() {
         stack.tell(&Change::Link(other.index));
+        if let Some(b) = other.bridge() {
+            b.look_at_ports();
+        }
     }
-    if let Some((b, stack)) = i.bridge().and_then(|b| b.end()) {
-        stack.tell(&Change::Link(b.index));
+    if let Some(b) = i.bridge() {
+        b.look_at_ports();
     }
 }
 

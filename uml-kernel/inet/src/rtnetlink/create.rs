@@ -24,7 +24,7 @@ const TAGGED: [u8; 2] = [0x81, 0];
 /// VLAN_FLAG_REORDER_HDR, always on: tags are not shown to readers of the interface.
 const REORDER: u32 = 1;
 
-fn random(stack: &Stack) -> Mac {
+pub(crate) fn random(stack: &Stack) -> Mac {
     let mut m = [0; 6];
     m.copy_from_slice(&stack.random().to_le_bytes()[..6]);
     m[0] = m[0] & !1 | 2;

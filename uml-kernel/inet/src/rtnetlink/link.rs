@@ -46,12 +46,14 @@ pub(super) const INFO_KIND: u16 = 1;
 pub(super) const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
+const TSO_MAX_SIZE: u16 = 59;
+const TSO_ALONE: u32 = 65_536;
 /// IFLA_GSO_MAX_SEGS and so on: super-segments of 64 KiB, and what Linux says when nothing is set.
 const SEGMENTS: [(u16, u32); 7] = [
     (40, 65_535),
     (41, 65_536),
     (58, 65_536),
-    (59, 524_280),
+    (TSO_MAX_SIZE, 524_280),
     (60, 65_535),
     (63, 65_536),
     (64, 65_536),
@@ -104,8 +106,10 @@ pub fn describe(m: &mut Message, stack: &Stack, i: &Interface) {
     m.word(ALLMULTI, u32::from(i.bridge().is_some()));
     m.word(NUM_TX_QUEUES, 1);
     m.word(NUM_RX_QUEUES, 1);
+    // A bridge takes what its ports can take.
+    let alone = Bridge::of(i).is_some_and(|b| b.ports().is_empty());
     for (kind, v) in SEGMENTS {
-        m.word(kind, v);
+        m.word(kind, if kind == TSO_MAX_SIZE && alone { TSO_ALONE } else { v });
     }
     m.byte(CARRIER, u8::from(i.has_carrier()));
     // What leads to a device of the host has a queue that can be full.

@@ -15,6 +15,10 @@ pub mod ethertype {
     pub const VLAN: u16 = 0x8100;
     pub const QINQ: u16 = 0x88a8;
     pub const IPV6: u16 = 0x86dd;
+    /// Less is the length of a frame of IEEE 802.3.
+    pub const LEAST: u16 = 0x0600;
+    /// ETH_P_802_2 of packet(7): what such frames count as.
+    pub const LLC: u16 = 0x0004;
     /// ETH_P_ALL of packet(7).
     pub const ALL: u16 = 0x0003;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::device::{Attribute, Device, Subsystem};
+use uml_core::device::{Attribute, Device, Entry, Subsystem};
 use uml_core::task::Task;
 
 use super::{Computed, Item, PAGE, Subject, cpu, empty, node};
@@ -96,7 +96,44 @@ fn own(d: &Arc<Device>, sys: &Subject) -> Vec<Item> {
             Some(_) => {}
         }
     }
+    for (n, f) in d.spec.folders.iter().enumerate() {
+        let Some(entries) = (f.entries)() else { continue };
+        if f.name.is_empty() {
+            v.extend(entries.into_iter().map(entry));
+        } else {
+            let d = d.clone();
+            v.push(Item::dir(f.name, move || folder(&d, n)));
+        }
+    }
     v
+}
+
+fn entry(e: Entry) -> Item {
+    match e {
+        Entry::Link(name, to) => Item::Link(name, to),
+        Entry::File(a) => {
+            let (mode, name) = (a.mode(), a.name);
+            let (show, store) = (a.show, a.store);
+            let writable = store.is_some();
+            let mut file = TextFn::new(move |_: &Task, out: &mut Text| {
+                show.as_ref().ok_or(EIO)?(out.bytes_mut())
+            })
+            .sized(PAGE);
+            if writable {
+                file = file.writable(move |_, data| store.as_ref().ok_or(EIO)?(data));
+            }
+            Item::File(name.into(), Spec::file(mode, file))
+        }
+    }
+}
+
+/// The directory of a device whose entries come and go.
+fn folder(d: &Arc<Device>, n: usize) -> Spec {
+    let d = d.clone();
+    Computed::spec(move || {
+        let f = d.spec.folders.get(n).ok_or(ENOENT)?;
+        Ok((f.entries)().ok_or(ENOENT)?.into_iter().map(entry).collect())
+    })
 }
 
 /// Attributes in a directory of their own (`queue/`).
