@@ -5,7 +5,7 @@ mod common;
 
 use std::process::{Command, Output};
 
-use common::World;
+use common::{World, both};
 
 /// Runs `words` as root of a new network namespace of the host; `None` where that, or a program, is missing.
 fn on_host(words: &[&str]) -> Option<Output> {
@@ -88,4 +88,16 @@ fn a_guest_routes_and_translates_for_others() {
     ] {
         assert!(t.lines().any(|l| l == want), "{want} in\n{t}");
     }
+}
+
+#[test]
+fn frames_are_judged_as_on_linux() {
+    let here =
+        ["-rnm", "sh", "-c", "for f in arp bridge netdev; do nft add table $f t || exit; done"];
+    if !Command::new("unshare").args(here).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: no network namespaces with nft and its families of frames here");
+        return;
+    }
+    let Some(host) = both("frames.py") else { return };
+    assert!(host.contains("answered [("), "{host}");
 }

@@ -17,6 +17,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank};
 
+use crate::hook::FrameHook;
 use crate::interface::{Device, Features, Interface, Link, Sent, count, iff};
 use crate::namespace::Place;
 use crate::packet::Packet;
@@ -536,6 +537,13 @@ impl Bridge {
             return if last == 0 { self.heard(cx, from, p) } else { drop() };
         }
         let learns = matches!(port.state(), stp::State::Learning | stp::State::Forwarding);
+        let stack = cx.stack().clone();
+        if learns && !stack.passes_at(cx, FrameHook::BridgePrerouting, &mut p, Some(from), None) {
+            return;
+        }
+        // The rules may have sent it elsewhere.
+        let Ok(again) = Ethernet::parse(p.link()) else { return drop() };
+        let h = &again;
         let vid = match self.filters().then(|| port.vlans.classify(p.tag())) {
             None => 0,
             Some(None) => return drop(),
@@ -552,11 +560,11 @@ impl Bridge {
         }
         if h.dst.is_multicast() {
             self.flood(cx, Some(&port), (h.dst, vid), &p);
-            return self.up(cx, &own, vid, p);
+            return self.up(cx, from, &own, vid, p);
         }
         let ours = h.dst == own.mac() || self.is_local(h.dst, vid);
         if ours {
-            return self.up(cx, &own, vid, p);
+            return self.up(cx, from, &own, vid, p);
         }
         match self.find(h.dst, vid, cx.now) {
             Some(to) => self.forward(cx, Some(&port), &to, vid, p),
@@ -565,7 +573,14 @@ impl Bridge {
     }
 
     /// For the machine itself, if its part of the bridge is in the VLAN, or sees everything.
-    fn up(&self, cx: &mut Cx, own: &Arc<Interface>, vid: u16, mut p: Packet) {
+    fn up(
+        &self,
+        cx: &mut Cx,
+        from: &Arc<Interface>,
+        own: &Arc<Interface>,
+        vid: u16,
+        mut p: Packet,
+    ) {
         let untagged = self.state.lock().vlans.untagged(vid);
         match untagged {
             _ if vid == 0 => {}
@@ -575,7 +590,9 @@ impl Bridge {
             None => return,
         }
         let stack = cx.stack().clone();
-        stack.receive(cx, own, p.arrived());
+        if stack.passes_at(cx, FrameHook::BridgeInput, &mut p, Some(from), None) {
+            stack.receive(cx, own, p.arrived());
+        }
     }
 
     fn flood(&self, cx: &mut Cx, from: Option<&Port>, (dst, vid): (Mac, u16), p: &Packet) {
@@ -609,6 +626,16 @@ impl Bridge {
             return;
         }
         let stack = cx.stack().clone();
+        let (place, input) = match from {
+            Some(f) => (FrameHook::BridgeForward, Some(f.iface.clone())),
+            None => (FrameHook::BridgeOutput, None),
+        };
+        let (input, output) = (input.as_ref(), Some(&to.iface));
+        if !stack.passes_at(cx, place, &mut p, input, output)
+            || !stack.passes_at(cx, FrameHook::BridgePostrouting, &mut p, None, output)
+        {
+            return;
+        }
         stack.send_frame(cx, &to.iface, p);
     }
 }

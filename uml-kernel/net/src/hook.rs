@@ -1,11 +1,11 @@
-//! The five places where packets can be judged on their way (Netfilter's hooks), and who judges.
+//! The places where packets can be judged on their way (Netfilter's hooks), and who judges: five for those of IP, and others for frames.
 //!
 //! Without a judge, and at hooks that it does not care about, a hook costs one load.
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use uml_base::{Rank, RwLock};
 
@@ -32,6 +32,48 @@ impl Hook {
     pub const COUNT: usize = 5;
     pub const ALL: [Hook; Hook::COUNT] =
         [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+}
+
+/// Where frames are judged, of whatever protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameHook {
+    /// Messages of ARP for this host, and by it.
+    ArpInput = 0,
+    ArpOutput = 1,
+    /// On a bridge: received by a port, for this host, for another port, by this host, and sent by a port.
+    BridgePrerouting = 2,
+    BridgeInput = 3,
+    BridgeForward = 4,
+    BridgeOutput = 5,
+    BridgePostrouting = 6,
+    /// Received by an interface, before anybody else, and sent by one.
+    Ingress = 7,
+    Egress = 8,
+}
+
+impl FrameHook {
+    pub const COUNT: usize = 9;
+    pub const ALL: [FrameHook; FrameHook::COUNT] = [
+        FrameHook::ArpInput,
+        FrameHook::ArpOutput,
+        FrameHook::BridgePrerouting,
+        FrameHook::BridgeInput,
+        FrameHook::BridgeForward,
+        FrameHook::BridgeOutput,
+        FrameHook::BridgePostrouting,
+        FrameHook::Ingress,
+        FrameHook::Egress,
+    ];
+
+    /// Its bit in the mask of a judge; those of the hooks come first.
+    pub fn bit(self) -> u32 {
+        1 << (Hook::COUNT + self as usize)
+    }
+
+    /// Frames have their link header here and are counted with it.
+    pub fn with_link(self) -> bool {
+        matches!(self, FrameHook::ArpOutput | FrameHook::Egress)
+    }
 }
 
 /// What becomes of a packet.
@@ -67,6 +109,16 @@ pub trait Filter: Send + Sync {
         output: Option<&Arc<Interface>>,
     ) -> Verdict;
 
+    /// Judges and may change a frame, whose protocol its `kind` is. Sockets may be locked.
+    fn judge_frame(
+        &self,
+        cx: &mut Cx,
+        place: FrameHook,
+        p: &mut Packet,
+        input: Option<&Arc<Interface>>,
+        output: Option<&Arc<Interface>>,
+    ) -> Verdict;
+
     /// Pieces must be put together before they are judged.
     fn wants_whole(&self) -> bool;
 
@@ -84,20 +136,20 @@ pub trait Filter: Send + Sync {
 
 /// The judge of a namespace.
 pub struct Hooks {
-    /// Bit n for a hook n that is cared about.
-    mask: AtomicU8,
+    /// Bit n for a hook n that is cared about, and those of places.
+    mask: AtomicU32,
     filter: RwLock<Option<Arc<dyn Filter>>>,
 }
 
 impl Default for Hooks {
     fn default() -> Hooks {
-        Hooks { mask: AtomicU8::new(0), filter: RwLock::new(Rank::LEAF, None) }
+        Hooks { mask: AtomicU32::new(0), filter: RwLock::new(Rank::LEAF, None) }
     }
 }
 
 impl Hooks {
-    /// Installs a judge that cares about the hooks in `mask`.
-    pub fn install(&self, filter: Arc<dyn Filter>, mask: u8) {
+    /// Installs a judge that cares about the hooks and places in `mask`.
+    pub fn install(&self, filter: Arc<dyn Filter>, mask: u32) {
         *self.filter.write() = Some(filter);
         self.mask.store(mask, Ordering::SeqCst);
     }
@@ -105,6 +157,11 @@ impl Hooks {
     /// Somebody cares about the hook.
     pub fn active(&self, hook: Hook) -> bool {
         self.mask.load(Ordering::Relaxed) & 1 << hook as u8 != 0
+    }
+
+    /// Somebody cares about the place.
+    pub fn active_at(&self, place: FrameHook) -> bool {
+        self.mask.load(Ordering::Relaxed) & place.bit() != 0
     }
 
     /// Anybody cares about anything.
@@ -133,6 +190,24 @@ impl Stack {
         }
         match self.hooks.filter() {
             Some(f) => f.judge(cx, hook, p, input, output) == Verdict::Accept,
+            None => true,
+        }
+    }
+
+    /// Has a frame judged; false when it goes no further.
+    pub(crate) fn passes_at(
+        &self,
+        cx: &mut Cx,
+        place: FrameHook,
+        p: &mut Packet,
+        input: Option<&Arc<Interface>>,
+        output: Option<&Arc<Interface>>,
+    ) -> bool {
+        if !self.hooks.active_at(place) {
+            return true;
+        }
+        match self.hooks.filter() {
+            Some(f) => f.judge_frame(cx, place, p, input, output) == Verdict::Accept,
             None => true,
         }
     }

@@ -10,6 +10,7 @@ use uml_abi::Result;
 use uml_base::{Mutex, Rank, RwLock};
 
 use crate::bridge::Bridge;
+use crate::hook::FrameHook;
 use crate::packet::Packet;
 use crate::snmp::SixCounters;
 use crate::stack::{Cx, Stack};
@@ -505,12 +506,16 @@ impl Interface {
     }
 
     /// Puts a packet on the queue; it goes out when the caller's [`Cx`] ends. A full queue drops.
-    pub fn enqueue(self: &Arc<Self>, cx: &mut Cx, p: Packet) {
+    pub fn enqueue(self: &Arc<Self>, cx: &mut Cx, mut p: Packet) {
         if !self.is_up() {
             count(&self.counters.tx_dropped, 1);
             return;
         }
         let stack = cx.stack().clone();
+        if !stack.passes_at(cx, FrameHook::Egress, &mut p, None, Some(self)) {
+            count(&self.counters.tx_dropped, 1);
+            return;
+        }
         stack.tap(cx, self, &p, true);
         {
             let mut q = self.queue.lock();
@@ -580,7 +585,7 @@ impl Interface {
                 }
             }
             if self.link == Link::Loopback {
-                while let Some(p) = batch.pop_front() {
+                while let Some(mut p) = batch.pop_front() {
                     let n = p.net_len() as u64;
                     for c in [&self.counters.tx_packets, &self.counters.rx_packets] {
                         count(c, 1);
@@ -590,7 +595,9 @@ impl Interface {
                     }
                     let stack = cx.stack().clone();
                     stack.tap(cx, self, &p, false);
-                    stack.receive_ip(cx, self, p);
+                    if stack.passes_at(cx, FrameHook::Ingress, &mut p, Some(self), None) {
+                        stack.receive_ip(cx, self, p);
+                    }
                     cx.wake();
                 }
                 continue;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use uml_abi::Result;
 use uml_abi::errno::*;
 
-use crate::hook::{Hook, Track};
+use crate::hook::{FrameHook, Hook, Track};
 use crate::interface::{Interface, Link, count, is_link_local};
 use crate::packet::{Csum, Packet};
 use crate::route::{self, Flow, Kind};
@@ -376,6 +376,9 @@ impl Stack {
         }
         if iface.link != Link::Ethernet {
             self.tap(cx, iface, &p, false);
+            if !self.passes_at(cx, FrameHook::Ingress, &mut p, Some(iface), None) {
+                return;
+            }
             self.receive_ip(cx, iface, p);
             return;
         }
@@ -402,6 +405,9 @@ impl Stack {
             count(&iface.counters.multicast, 1);
         }
         self.tap(cx, iface, &p, false);
+        if !self.passes_at(cx, FrameHook::Ingress, &mut p, Some(iface), None) {
+            return;
+        }
         // A tagged frame belongs to a VLAN interface if there is one, even on a port of a bridge.
         if let Some(tci) = p.vlan
             && let Some(v) = iface.vlans().into_iter().find(|v| v.id == tci & 0xfff)

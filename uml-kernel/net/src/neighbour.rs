@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use uml_base::{Mutex, Rank};
 
+use crate::hook::FrameHook;
 use crate::icmp;
 use crate::interface::{Interface, Link, iff};
 use crate::packet::{Data, Packet};
@@ -345,6 +346,12 @@ fn make_room(t: &mut HashMap<Key, Entry>) {
 
 /// Prepends the Ethernet header and queues the frame.
 pub(crate) fn send_to(cx: &mut Cx, iface: &Arc<Interface>, dst: Mac, mut p: Packet) {
+    put_link(iface, dst, &mut p);
+    iface.enqueue(cx, p);
+}
+
+/// Puts the link header in front.
+fn put_link(iface: &Interface, dst: Mac, p: &mut Packet) {
     if iface.link == Link::Ethernet {
         let h = Ethernet { dst, src: iface.mac(), kind: p.kind };
         p.push_front(&h.bytes());
@@ -357,7 +364,6 @@ pub(crate) fn send_to(cx: &mut Cx, iface: &Arc<Interface>, dst: Mac, mut p: Pack
             p.push_front(&bytes);
         }
     }
-    iface.enqueue(cx, p);
 }
 
 /// Asks for the link address of `target`, everybody or (`mac`) the one who had it.
@@ -397,7 +403,11 @@ pub(crate) fn send_arp(cx: &mut Cx, iface: &Arc<Interface>, dst: Mac, a: &Arp) {
     let mut p = Packet::new(Data::new());
     p.kind = ethertype::ARP;
     p.head_mut().extend_from_slice(&a.bytes());
-    send_to(cx, iface, dst, p);
+    put_link(iface, dst, &mut p);
+    let stack = cx.stack().clone();
+    if stack.passes_at(cx, FrameHook::ArpOutput, &mut p, None, Some(iface)) {
+        iface.enqueue(cx, p);
+    }
 }
 
 /// Takes an ARP packet that arrived.
@@ -405,8 +415,11 @@ pub(crate) fn receive_arp(cx: &mut Cx, iface: &Arc<Interface>, mut p: Packet) {
     if !p.pull(arp::LEN) || iface.flags() & iff::NOARP != 0 {
         return;
     }
-    let Ok(a) = Arp::parse(p.net()) else { return };
     let stack = cx.stack().clone();
+    if !stack.passes_at(cx, FrameHook::ArpInput, &mut p, Some(iface), None) {
+        return;
+    }
+    let Ok(a) = Arp::parse(p.net()) else { return };
     let mine = stack
         .routes
         .lookup(&crate::route::Flow::to(a.target.into()))

@@ -381,6 +381,11 @@ impl Packet {
         &self.head[self.start..self.net]
     }
 
+    /// As [`Packet::link`], to be changed.
+    pub fn link_bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.head[self.start..self.net]
+    }
+
     /// Bytes of the whole packet.
     pub fn len(&self) -> usize {
         self.head.len() - self.start + self.data.len()

@@ -61,6 +61,11 @@ pub fn chain(o: &mut Out, t: &Table, c: &Chain) {
         o.nest(4, |o| {
             o.be32(1, b.hook);
             o.be32(2, b.priority as u32);
+            match &*b.devices {
+                [one] if !b.list => o.text(3, one),
+                [] => {}
+                all => o.nest(4, |o| all.iter().for_each(|d| o.text(1, d))),
+            }
         });
         o.be32(5, b.accept.into());
         o.text(7, b.kind.name());

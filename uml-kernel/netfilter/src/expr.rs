@@ -282,6 +282,9 @@ pub fn parse(a: &Attr<'_>, names: &Names<'_>) -> Outcome<Expr> {
         None => Attrs::default(),
     };
     let b = &body;
+    if crate::model::family::of_frames(names.family) {
+        of_frames(name, names.family).map_err(|e| Refused { errno: e, at })?;
+    }
     Ok(match name {
         "immediate" => Arc::new(data::Immediate::parse(b, names)?),
         "cmp" => Arc::new(data::Cmp::parse(b, names)?),
@@ -313,6 +316,18 @@ pub fn parse(a: &Attr<'_>, names: &Names<'_>) -> Outcome<Expr> {
         "target" => Arc::new(compat::Target::parse(b, names)?),
         _ => return Err(Refused { errno: ENOENT, at }),
     })
+}
+
+/// Whether rules about frames can have the expression: `EPROTO` for connections, which nobody tracks there; else `ENOENT`, as without
+/// a module for the family.
+fn of_frames(name: &str, of: u8) -> Result<()> {
+    let netdev = of == crate::model::family::NETDEV;
+    match name {
+        "ct" | "connlimit" => Err(EPROTO),
+        "reject" | "fib" if netdev => Ok(()),
+        "reject" | "fib" | "rt" | "nat" | "masq" | "redir" | "match" | "target" => Err(ENOENT),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a list of expressions (NFTA_LIST_ELEM).

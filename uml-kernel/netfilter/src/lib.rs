@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use uml_base::{Mutex, Rank, RwLock};
-use uml_net::hook::{Filter, Hook, Verdict};
+use uml_net::hook::{Filter, FrameHook, Hook, Verdict};
 use uml_net::interface::Interface;
 use uml_net::packet::Packet;
 use uml_net::stack::{Cx, Stack};
@@ -119,6 +119,18 @@ impl Filter for Netfilter {
     ) -> Verdict {
         let rules = self.present.read().compiled.clone();
         machine::judge(self, &rules, cx, hook, p, input, output)
+    }
+
+    fn judge_frame(
+        &self,
+        cx: &mut Cx,
+        place: FrameHook,
+        p: &mut Packet,
+        input: Option<&Arc<Interface>>,
+        output: Option<&Arc<Interface>>,
+    ) -> Verdict {
+        let rules = self.present.read().compiled.clone();
+        machine::judge_frame(self, &rules, cx, place, p, input, output)
     }
 
     fn wants_whole(&self) -> bool {

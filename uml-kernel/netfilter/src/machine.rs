@@ -5,17 +5,18 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use uml_net::Time;
-use uml_net::hook::{Hook, Verdict};
+use uml_net::hook::{FrameHook, Hook, Verdict};
 use uml_net::interface::Interface;
 use uml_net::packet::Packet;
 use uml_net::stack::Cx;
+use uml_net::wire::ethernet::ethertype;
 use uml_net::wire::{ipv4, ipv6, proto};
 
 use crate::Netfilter;
 use crate::conntrack::Conntrack;
 use crate::expr::{Operation, REGISTERS, Reg, Step};
 use crate::guard::{Guards, Loaded};
-use crate::model::{Chain, ChainKind, Ruleset, Table, family};
+use crate::model::{Base, Chain, ChainKind, Ruleset, Table, family};
 use crate::set::Set;
 
 /// How deep jumps go (NFT_JUMP_STACK_SIZE).
@@ -60,6 +61,8 @@ enum Stage {
 pub struct Compiled {
     /// By family (IPv4, IPv6) and hook.
     stages: [[Vec<Stage>; Hook::COUNT]; 2],
+    /// Chains of frames by place, and the family of each.
+    frames: [Vec<(u8, Arc<Chain>)>; FrameHook::COUNT],
     chains: ById<Arc<Chain>>,
     /// What the rules of each chain ask first.
     guards: ById<Guards>,
@@ -77,6 +80,7 @@ impl Compiled {
             rules.tables.iter().filter(|t| t.flags & Table::DORMANT == 0).collect();
         let (mut tracks, mut nat) = ([false; 2], [false; 2]);
         for t in &rules.tables {
+            let frames = family::of_frames(t.family);
             let both = |f: &mut [bool; 2]| {
                 f[0] |= t.family != family::IPV6;
                 f[1] |= t.family != family::IPV4;
@@ -89,6 +93,9 @@ impl Compiled {
             }
             for chain in &t.chains {
                 c.chains.insert(chain.id, chain.clone());
+                if frames {
+                    continue;
+                }
                 c.guards.insert(chain.id, Guards::new(chain));
                 if chain.rules.iter().any(|r| r.exprs.iter().any(|e| e.tracks())) {
                     both(&mut tracks);
@@ -100,6 +107,20 @@ impl Compiled {
             }
         }
         c.tracks = tracks[0] || tracks[1];
+        for place in FrameHook::ALL {
+            let mut list: Vec<(i32, (u8, Arc<Chain>))> = Vec::new();
+            for t in live.iter().filter(|t| family::of_frames(t.family)) {
+                for chain in &t.chains {
+                    if let Some(b) = &chain.base
+                        && b.place(t.family) == Some(place)
+                    {
+                        list.push((b.priority, (t.family, chain.clone())));
+                    }
+                }
+            }
+            list.sort_by_key(|l| l.0);
+            c.frames[place as usize] = list.into_iter().map(|l| l.1).collect();
+        }
         for (f, fam) in [family::IPV4, family::IPV6].into_iter().enumerate() {
             for hook in Hook::ALL {
                 let mut list: Vec<(i64, Stage)> = Vec::new();
@@ -143,18 +164,22 @@ impl Compiled {
         self
     }
 
-    /// Bit n for a hook n where anything happens.
-    pub fn hooks(&self) -> u8 {
-        Hook::ALL
+    /// Bit n for a hook n where anything happens, and those of places.
+    pub fn hooks(&self) -> u32 {
+        let hooks = Hook::ALL
             .into_iter()
             .filter(|h| self.stages.iter().any(|f| !f[*h as usize].is_empty()))
-            .fold(0, |m, h| m | 1 << h as u8)
+            .fold(0, |m, h| m | 1 << h as u8);
+        let places = FrameHook::ALL.into_iter().filter(|p| !self.frames[*p as usize].is_empty());
+        places.fold(hooks, |m, p| m | p.bit())
     }
 }
 
 /// What is known of a packet's headers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parsed {
+    /// It is of IP; frames may be of something else.
+    pub ip: bool,
     pub v6: bool,
     /// Protocol after extension headers.
     pub proto: u8,
@@ -178,6 +203,14 @@ impl Parsed {
         Some(found)
     }
 
+    /// The same of a frame, which may not be of IP.
+    pub fn of_frame(p: &mut Packet) -> Parsed {
+        match p.kind {
+            ethertype::IPV4 | ethertype::IPV6 => Parsed::of(p).unwrap_or_default(),
+            _ => Parsed::default(),
+        }
+    }
+
     fn headers(p: &mut Packet) -> Option<Parsed> {
         p.pull(p.net_len().min(ipv4::HEADER));
         match p.net().first()? >> 4 {
@@ -186,6 +219,7 @@ impl Parsed {
                 let b = p.net();
                 let h = ipv4::Ipv4::parse_quoted(b).ok()?;
                 Some(Parsed {
+                    ip: true,
                     v6: false,
                     proto: h.proto,
                     transport: h.header_len,
@@ -207,6 +241,7 @@ impl Parsed {
                 let at = ipv6::HEADER + c.len;
                 if c.proto != proto::FRAGMENT {
                     return Some(Parsed {
+                        ip: true,
                         v6: true,
                         proto: c.proto,
                         transport: at,
@@ -215,6 +250,7 @@ impl Parsed {
                 }
                 let f = ipv6::Fragment::parse(b.get(at..)?).ok()?;
                 Some(Parsed {
+                    ip: true,
                     v6: true,
                     proto: f.next,
                     transport: at + ipv6::Fragment::LEN,
@@ -237,6 +273,8 @@ pub struct Machine<'a> {
     pub iif: Option<&'a Arc<Interface>>,
     pub oif: Option<&'a Arc<Interface>>,
     pub parsed: Parsed,
+    /// Of a frame the family of the table, and where it is.
+    pub frame: Option<(u8, FrameHook)>,
     registers: [u8; REGISTERS],
 }
 
@@ -279,7 +317,30 @@ impl<'a> Machine<'a> {
 
     /// NFPROTO_* of the packet.
     pub fn family(&self) -> u8 {
+        if let Some((f, _)) = self.frame {
+            return f;
+        }
         if self.parsed.v6 { family::IPV6 } else { family::IPV4 }
+    }
+
+    /// Bytes of the packet as they are counted: from the network header on, but for frames that have got their link header.
+    pub fn counted(&self) -> usize {
+        match self.frame {
+            Some((_, place)) if place.with_link() => self.p.len(),
+            _ => self.p.net_len(),
+        }
+    }
+
+    /// What the headers are, after they were changed: none where they make no sense any more.
+    pub fn parse_again(&mut self) {
+        match self.frame {
+            None => {
+                if let Some(h) = Parsed::of(self.p) {
+                    self.parsed = h;
+                }
+            }
+            Some(_) => self.parsed = Parsed::of_frame(self.p),
+        }
     }
 
     /// The set with this number.
@@ -348,7 +409,7 @@ impl<'a> Machine<'a> {
         }
         let Some(b) = &base.base else { return Step::Accept };
         if let Some(c) = &b.counter {
-            c.count(self.p.net_len());
+            c.count(self.counted());
         }
         if b.accept { Step::Accept } else { Step::Drop }
     }
@@ -409,9 +470,41 @@ pub fn judge<'a>(
         return Verdict::Accept;
     }
     let registers = [0; REGISTERS];
-    let mut m = Machine { cx, p, nf, rules, hook, iif, oif, parsed, registers };
+    let mut m = Machine { cx, p, nf, rules, hook, iif, oif, parsed, frame: None, registers };
     for s in stages {
         match m.stage(s) {
+            Step::Drop => return Verdict::Drop,
+            Step::Stolen => return Verdict::Stolen,
+            _ => {}
+        }
+    }
+    Verdict::Accept
+}
+
+/// Judges a frame at a place.
+pub fn judge_frame<'a>(
+    nf: &'a Netfilter,
+    rules: &'a Compiled,
+    cx: &'a mut Cx,
+    place: FrameHook,
+    p: &'a mut Packet,
+    iif: Option<&'a Arc<Interface>>,
+    oif: Option<&'a Arc<Interface>>,
+) -> Verdict {
+    let parsed = Parsed::of_frame(p);
+    // Rules of frames ask for no hook of IP.
+    let hook = if oif.is_some() { Hook::Output } else { Hook::Prerouting };
+    let registers = [0; REGISTERS];
+    let frame = None;
+    let mut m = Machine { cx, p, nf, rules, hook, iif, oif, parsed, frame, registers };
+    let name = iif.or(oif).map(|i| i.name()).unwrap_or_default();
+    for (family, chain) in &rules.frames[place as usize] {
+        let here = |b: &Base| b.devices.is_empty() || b.devices.iter().any(|d| **d == *name);
+        if !chain.base.as_ref().is_some_and(here) {
+            continue;
+        }
+        m.frame = Some((*family, place));
+        match m.chain(chain) {
             Step::Drop => return Verdict::Drop,
             Step::Stolen => return Verdict::Stolen,
             _ => {}

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use uml_net::hook::FrameHook;
+
 use crate::expr::{Expr, Operation};
 use crate::set::Set;
 
@@ -14,7 +16,15 @@ pub mod family {
     pub const UNSPEC: u8 = 0;
     pub const INET: u8 = 1;
     pub const IPV4: u8 = 2;
+    pub const ARP: u8 = 3;
+    pub const NETDEV: u8 = 5;
+    pub const BRIDGE: u8 = 7;
     pub const IPV6: u8 = 10;
+
+    /// Families whose rules see frames, of whatever protocol.
+    pub fn of_frames(f: u8) -> bool {
+        matches!(f, ARP | NETDEV | BRIDGE)
+    }
 }
 
 /// Longest name of a table, chain, set or object (NFT_NAME_MAXLEN with its terminator).
@@ -190,6 +200,28 @@ pub struct Base {
     /// What happens to packets that no rule decides about.
     pub accept: bool,
     pub counter: Option<Arc<Counter>>,
+    /// The interfaces, by name, that a chain of netdev is for, and whether it was made with a list of them.
+    pub devices: Vec<Arc<str>>,
+    pub list: bool,
+}
+
+impl Base {
+    /// Where frames come to it, in a table of frames.
+    pub fn place(&self, family: u8) -> Option<FrameHook> {
+        let all: &[FrameHook] = match family {
+            family::ARP => &[FrameHook::ArpInput, FrameHook::ArpOutput],
+            family::NETDEV => &[FrameHook::Ingress, FrameHook::Egress],
+            family::BRIDGE => &[
+                FrameHook::BridgePrerouting,
+                FrameHook::BridgeInput,
+                FrameHook::BridgeForward,
+                FrameHook::BridgeOutput,
+                FrameHook::BridgePostrouting,
+            ],
+            _ => &[],
+        };
+        all.get(self.hook as usize).copied()
+    }
 }
 
 /// A chain.

@@ -147,7 +147,8 @@ impl<'a> Transaction<'a> {
     // Tables.
 
     fn new_table(&mut self, c: &Change<'_>) -> Outcome {
-        if !matches!(c.family, family::INET | family::IPV4 | family::IPV6) {
+        let ip = matches!(c.family, family::INET | family::IPV4 | family::IPV6);
+        if !ip && !family::of_frames(c.family) {
             return Err(EOPNOTSUPP.into());
         }
         let name = c.attrs.need(1)?;
@@ -241,6 +242,9 @@ impl<'a> Transaction<'a> {
             Some(t) => ChainKind::named(t.text(32)?).ok_or(t.refuse(ENOENT))?,
             None => ChainKind::Filter,
         };
+        if family::of_frames(c.family) {
+            return self.hook_of_frames(c, kind, (hook, priority), &h);
+        }
         let possible = match kind {
             ChainKind::Filter => hook <= 4,
             ChainKind::Route => hook == 3,
@@ -253,7 +257,52 @@ impl<'a> Transaction<'a> {
         if h.get(3).is_some() || h.get(4).is_some() {
             return Err(EOPNOTSUPP.into());
         }
-        Ok(Some(Base { kind, hook, priority, accept: true, counter: None }))
+        let (devices, list) = (Vec::new(), false);
+        Ok(Some(Base { kind, hook, priority, accept: true, counter: None, devices, list }))
+    }
+
+    /// Where a chain of frames hangs: `ENOENT` for kinds that are of IP, `EOPNOTSUPP` for places that there are not, and without or with
+    /// interfaces where those are not or are named.
+    fn hook_of_frames(
+        &self,
+        c: &Change<'_>,
+        kind: ChainKind,
+        (hook, priority): (u32, i32),
+        h: &Attrs<'_>,
+    ) -> Outcome<Option<Base>> {
+        /// Interfaces of a chain (NFT_NETDEVICE_MAX).
+        const DEVICES: usize = 256;
+        /// Longest name of an interface, and its terminator.
+        const NAME: usize = 16;
+        if kind != ChainKind::Filter {
+            return Err(c.attrs.get(7).map_or(ENOENT.into(), |t| t.refuse(ENOENT)));
+        }
+        let mut devices: Vec<Arc<str>> = Vec::new();
+        let list = h.get(4);
+        if let Some(d) = h.get(3) {
+            devices.push(d.text(NAME)?.into());
+        } else if let Some(l) = &list {
+            for d in l.nested()?.iter() {
+                if d.kind != 1 {
+                    return Err(EINVAL.into());
+                }
+                if devices.len() >= DEVICES {
+                    return Err(E2BIG.into());
+                }
+                devices.push(d.text(NAME)?.into());
+            }
+        }
+        let list = list.is_some();
+        let base = Base { kind, hook, priority, accept: true, counter: None, devices, list };
+        if base.place(c.family).is_none()
+            || (c.family != family::NETDEV && !base.devices.is_empty())
+        {
+            return Err(EOPNOTSUPP.into());
+        }
+        if c.family == family::NETDEV && base.devices.is_empty() {
+            return Err(EINVAL.into());
+        }
+        Ok(Some(base))
     }
 
     fn new_chain(&mut self, c: &Change<'_>) -> Outcome {

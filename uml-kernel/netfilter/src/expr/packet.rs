@@ -72,8 +72,7 @@ pub fn payload(a: &Attrs<'_>) -> Outcome<Expr> {
     if csum_kind > 1 || csum_flags > 1 || csum_at > OFFSET_MAX {
         return Err(EOPNOTSUPP.into());
     }
-    if from == From::Link || from == From::Inner {
-        // The link header is the device's business here.
+    if from == From::Inner || (from == From::Link && (csum_kind, csum_flags) != (0, 0)) {
         return Err(EOPNOTSUPP.into());
     }
     let sreg = Reg::parse(&s, len)?;
@@ -84,6 +83,7 @@ pub fn payload(a: &Attrs<'_>) -> Outcome<Expr> {
 fn start(m: &Machine<'_>, from: From) -> Option<usize> {
     match from {
         From::Network => Some(0),
+        From::Transport | From::Inner if !m.parsed.ip => None,
         From::Transport => (!m.parsed.piece).then_some(m.parsed.transport),
         From::Inner if m.parsed.piece => None,
         From::Inner => {
@@ -120,6 +120,12 @@ impl Operation for PayloadGet {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
+        // Of what ARP sends the link header counts, but is not to be seen, as on Linux.
+        if self.from == From::Link
+            && matches!(m.frame, Some((_, uml_net::hook::FrameHook::ArpOutput)))
+        {
+            return Step::Break;
+        }
         if self.from == From::Link {
             let Some(b) = m.p.link().get(self.offset..self.offset + self.len).map(<[u8]>::to_vec)
             else {
@@ -185,6 +191,16 @@ impl Operation for PayloadSet {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
+        if self.from == From::Link {
+            let new = m.load(self.sreg, self.len).to_vec();
+            return match m.p.link_bytes_mut().get_mut(self.offset..self.offset + new.len()) {
+                Some(b) => {
+                    b.copy_from_slice(&new);
+                    Step::Next
+                }
+                None => Step::Break,
+            };
+        }
         let Some(base) = start(m, self.from) else { return Step::Break };
         let at = base + self.offset;
         let csum = base + self.csum_at;
@@ -211,9 +227,7 @@ impl Operation for PayloadSet {
         if self.csum_kind == 1 && !(partial && self.from == From::Transport) {
             adjust(b, csum, &o, &n, false);
         }
-        if let Some(h) = crate::machine::Parsed::of(m.p) {
-            m.parsed = h;
-        }
+        m.parse_again();
         Step::Next
     }
 }
@@ -303,6 +317,16 @@ pub fn packet_type(p: &Packet, v6: bool) -> u8 {
     }
 }
 
+/// The same of a frame, by its link header, and PACKET_OTHERHOST.
+fn frame_type(m: &Machine<'_>) -> u8 {
+    match m.p.link() {
+        [255, 255, 255, 255, 255, 255, ..] => 1,
+        [first, ..] if first & 1 != 0 => 2,
+        to if to.len() >= 6 && m.iif.is_some_and(|i| i.mac().0 != to[..6]) => 3,
+        _ => 0,
+    }
+}
+
 fn addresses(p: &Packet, v6: bool) -> Option<(IpAddr, IpAddr)> {
     if v6 {
         let h = ipv6::Ipv6::parse_quoted(p.net()).ok()?;
@@ -349,9 +373,13 @@ impl Operation for MetaGet {
         let r = self.dreg;
         let iface = self.interface(m);
         match self.key {
-            key::LEN => m.store(r, &(m.p.net_len() as u32).to_ne_bytes()),
+            key::LEN => m.store(r, &(m.counted() as u32).to_ne_bytes()),
             key::PROTOCOL => {
-                let kind: u16 = if m.parsed.v6 { 0x86dd } else { 0x0800 };
+                let kind: u16 = match m.frame {
+                    Some(_) => m.p.kind,
+                    None if m.parsed.v6 => 0x86dd,
+                    None => 0x0800,
+                };
                 m.store(r, &kind.to_be_bytes());
             }
             key::PRIORITY => m.store(r, &[0; 4]),
@@ -382,7 +410,9 @@ impl Operation for MetaGet {
                 None => return Step::Break,
             },
             key::NFPROTO => m.store(r, &[m.family()]),
+            key::L4PROTO if !m.parsed.ip => return Step::Break,
             key::L4PROTO => m.store(r, &[m.parsed.proto]),
+            key::PKTTYPE if m.frame.is_some() => m.store(r, &[frame_type(m)]),
             key::PKTTYPE => m.store(r, &[packet_type(m.p, m.parsed.v6)]),
             // The host schedules: which CPU it is changes at any moment.
             key::CPU => m.store(r, &[0; 4]),

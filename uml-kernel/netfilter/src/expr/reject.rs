@@ -34,7 +34,9 @@ impl Reject {
         let code = a.get(2).map(|c| c.byte()).transpose()?;
         match (kind, code) {
             (UNREACH, Some(code)) => Ok(Reject { kind, code }),
-            (ANY_UNREACH, Some(code @ 0..=3)) if names.family == family::INET => {
+            (ANY_UNREACH, Some(code @ 0..=3))
+                if matches!(names.family, family::INET | family::NETDEV) =>
+            {
                 Ok(Reject { kind, code })
             }
             (RESET, _) => Ok(Reject { kind, code: 0 }),
@@ -119,6 +121,10 @@ impl Operation for Reject {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
+        if !m.parsed.ip {
+            // Nobody to be told.
+            return Step::Drop;
+        }
         match self.kind {
             RESET => reset(m),
             ANY_UNREACH => {
@@ -134,7 +140,11 @@ impl Operation for Reject {
         Step::Stolen
     }
 
-    fn allowed(&self, base: &Base, _: u8) -> Result<()> {
+    fn allowed(&self, base: &Base, fam: u8) -> Result<()> {
+        if fam == family::NETDEV {
+            // Where frames come in.
+            return if base.hook == 0 { Ok(()) } else { Err(EOPNOTSUPP) };
+        }
         let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output];
         if base.kind == ChainKind::Nat || !hooks.iter().any(|h| *h as u32 == base.hook) {
             return Err(EOPNOTSUPP);

@@ -36,7 +36,7 @@ impl Operation for Count {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
-        self.0.count(m.p.net_len());
+        self.0.count(m.counted());
         Step::Next
     }
 
@@ -148,7 +148,7 @@ impl Operation for Limit {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
-        if self.take(m.p.net_len(), m.now()) != self.inverted { Step::Next } else { Step::Break }
+        if self.take(m.counted(), m.now()) != self.inverted { Step::Next } else { Step::Break }
     }
 
     fn fresh(&self) -> Option<Expr> {
@@ -190,7 +190,7 @@ impl Operation for Quota {
     }
 
     fn eval(&self, m: &mut Machine<'_>) -> Step {
-        let n = m.p.net_len() as u64;
+        let n = m.counted() as u64;
         let over = self.used.fetch_add(n, Ordering::Relaxed).saturating_add(n) > self.bytes;
         if over == self.over { Step::Next } else { Step::Break }
     }
