@@ -75,7 +75,7 @@ impl Foundation {
             host_clock_gettime: function(vdso.clock_gettime),
             host_getcpu: function(vdso.getcpu),
             ncpus: setup.cpus.len(),
-            rseq: false,
+            rseq: true,
         };
         Ok((
             Foundation { region, zygote, limits, xstate: OnceLock::new(), debug: OnceLock::new() },

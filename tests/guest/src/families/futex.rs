@@ -2,10 +2,10 @@
 
 use crate::sys::*;
 use crate::{c, cases, sc};
-use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 
 cases! {
-    futex_wait_values, futex_timeouts, futex_bitset, futex_wake_counts, futex_requeue, futex_wake_op, futex_shared, futex_private_not_shared, futex_errors, futex_pi, futex_pi_errors, futex_pi_owner_dies, robust_list, robust_list_process, futex_waitv, futex2_calls, membarrier, rseq_registered,
+    futex_wait_values, futex_timeouts, futex_bitset, futex_wake_counts, futex_requeue, futex_wake_op, futex_shared, futex_private_not_shared, futex_errors, futex_pi, futex_pi_errors, futex_pi_owner_dies, robust_list, robust_list_process, futex_waitv, futex2_calls, membarrier, rseq_registered, rseq_critical_section,
 }
 
 fn futex(w: &AtomicI32, op: i32, v: i64, t: usize, w2: usize, v3: i64) -> R {
@@ -481,4 +481,68 @@ fn rseq_registered() {
         c!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one));
         say("follows a move", own().1 as usize == cpu);
     }
+}
+
+/// A signal in a critical section finds it ended: the frame leads to the abort handler, and so does the way back.
+fn rseq_critical_section() {
+    unsafe extern "C" {
+        static __rseq_offset: isize;
+    }
+    static AT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    static SEEN: [AtomicI32; 2] = [const { AtomicI32::new(0) }; 2];
+    extern "C" fn note(_: i32, _: *mut libc::siginfo_t, uc: *mut libc::c_void) {
+        let uc = uc as *const libc::ucontext_t;
+        let ip = unsafe { (*uc).uc_mcontext.gregs[libc::REG_RIP as usize] } as u64;
+        let inside = (AT[0].load(SeqCst)..AT[1].load(SeqCst)).contains(&ip);
+        SEEN[usize::from(inside)].fetch_add(1, SeqCst);
+    }
+    say("handler", on_signal(libc::SIGUSR1, note, 0));
+    let tp: usize;
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) tp) };
+    let area = tp.wrapping_add_signed(unsafe { __rseq_offset });
+    let (pid, tid) = (getpid(), gettid());
+    let go: &'static [AtomicI32; 64] = shared_words();
+    const ROUNDS: i32 = 200;
+    let sender = std::thread::spawn(move || {
+        for n in 0..ROUNDS {
+            await_change(&go[0], n);
+            c!(libc::syscall(libc::SYS_tgkill, pid, tid, libc::SIGUSR1));
+        }
+    });
+    let mut counted = 0u64;
+    for n in 0..ROUNDS {
+        publish(&go[0], n + 1);
+        // Adds until something interrupts it, however long that takes.
+        unsafe {
+            std::arch::asm!(
+                ".pushsection .data.rseq_section, \"aw\"",
+                ".balign 32",
+                "60: .long 0, 0",
+                ".quad 51f, 52f - 51f, 54f",
+                ".popsection",
+                "lea {t}, [rip + 51f]",
+                "mov [{at}], {t}",
+                "lea {t}, [rip + 52f]",
+                "mov [{at} + 8], {t}",
+                "lea {t}, [rip + 60b]",
+                "mov [{area} + 8], {t}",
+                "51: inc {n}",
+                "jmp 51b",
+                "52: ud2",
+                ".long 0x53053053",
+                "54:",
+                t = out(reg) _,
+                at = in(reg) AT.as_ptr(),
+                area = in(reg) area,
+                n = inout(reg) counted,
+            );
+        }
+        while SEEN[0].load(SeqCst) + SEEN[1].load(SeqCst) <= n {
+            std::thread::yield_now();
+        }
+    }
+    sender.join().unwrap();
+    say("worked", counted > 0);
+    say("frames", SEEN[0].load(SeqCst) + SEEN[1].load(SeqCst));
+    say("inside", SEEN[1].load(SeqCst));
 }

@@ -175,8 +175,7 @@ impl Platform for Machine {
     }
 
     fn limits(&self) -> Limits {
-        // Guest threads make their host calls themselves, and their registers are saved by the host's signal frames.
-        Limits { rseq: true, ..self.base.limits() }
+        self.base.limits()
     }
 
     fn new_space(&self) -> Result<Box<dyn Context>> {

@@ -7,6 +7,7 @@ use uml_abi::{Errno, Result, errno};
 use uml_stub::entry;
 
 use super::machine::Machine;
+use super::rseq;
 use super::space::GuestSpace;
 use super::tracee::{Go, Stop, Tracee};
 use crate::api::{
@@ -109,6 +110,8 @@ pub struct Cx {
     raw: bool,
     /// Made but never started: dropping it ends the process.
     unstarted: bool,
+    /// The thread's registration with rseq(2).
+    rseq: Option<rseq::Area>,
 }
 
 /// The registers the kernel above gave, made safe.
@@ -150,6 +153,7 @@ impl Cx {
             rax: None,
             raw: false,
             unstarted: false,
+            rseq: None,
         }
     }
 
@@ -425,16 +429,23 @@ impl Cx {
     fn event(&mut self, t: Tracee, stop: Stop) -> Result<Option<Event>> {
         Ok(Some(match stop {
             Stop::Call => Event::Syscall(self.syscall(t)?),
-            Stop::Signal(INTERRUPT) => Event::Interrupted,
+            Stop::Signal(INTERRUPT) => {
+                self.end_critical_section()?;
+                Event::Interrupted
+            }
             Stop::Signal(
                 signo
                 @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP),
             ) => match t.siginfo() {
                 Ok((code, addr)) if code > 0 => {
+                    self.end_critical_section()?;
                     Event::Exception(self.exception(t, signo, code, addr)?)
                 }
                 // Sent by somebody outside.
-                Ok(_) => Event::Interrupted,
+                Ok(_) => {
+                    self.end_critical_section()?;
+                    Event::Interrupted
+                }
                 Err(_) => return Err(self.lost(t)),
             },
             Stop::Dead => return Err(self.gone()),
@@ -464,7 +475,23 @@ impl Cx {
             self.dirty = true;
             return result;
         }
-        self.call(&Call::new(c.nr as i64, c.args)).unwrap_or_else(Errno::to_ret)
+        let result = self.call(&Call::new(c.nr as i64, c.args)).unwrap_or_else(Errno::to_ret);
+        if c.nr == libc::SYS_rseq as u64 && result == 0 {
+            self.rseq = rseq::registered(&c.args);
+        }
+        result
+    }
+
+    /// The thread was interrupted anywhere: that ends a critical section of rseq(2).
+    fn end_critical_section(&mut self) -> Result<()> {
+        let Some(area) = self.rseq else { return Ok(()) };
+        let space = self.cx.space.clone();
+        let r = self.load()?;
+        if let Some(handler) = rseq::abort(area, &space.process, r) {
+            r.rip = handler;
+            self.dirty = true;
+        }
+        Ok(())
     }
 
     /// Interrupts a fresh context before its first instruction, to see what extended state
@@ -742,7 +769,9 @@ impl Context for Cx {
         let space = Arc::new(GuestSpace::new(pid, self.machine.clone()));
         self.machine.children.register(&space, since);
         let runner = prepare(space.clone());
-        paired::start(Cx::new(&space, pid, regs, reservation), runner);
+        let mut child = Cx::new(&space, pid, regs, reservation);
+        child.rseq = self.rseq;
+        paired::start(child, runner);
         Ok(())
     }
 }

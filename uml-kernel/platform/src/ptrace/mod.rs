@@ -24,6 +24,7 @@
 
 mod context;
 mod machine;
+mod rseq;
 mod space;
 pub mod tracee;
 

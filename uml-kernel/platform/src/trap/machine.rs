@@ -168,7 +168,8 @@ impl Platform for Machine {
     }
 
     fn limits(&self) -> Limits {
-        self.base.limits()
+        // Host calls are made, and processes duplicated, by another thread than the guest's.
+        Limits { rseq: false, ..self.base.limits() }
     }
 
     fn new_space(&self) -> Result<Box<dyn Context>> {
