@@ -4,10 +4,12 @@
 //! other end. TCP is measured by iperf3 with CUBIC on both ends, latency by ping. Small packets are those of iperf3's UDP mode, counted
 //! where they arrive.
 //!
-//! [`count`] does that, [`forward`] measures routers, [`loss`] is a wire that loses packets, [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
+//! [`count`] does that, [`connect`] counts connections, [`behind`] is for other routers of users without privileges, [`forward`] measures routers, [`loss`] is a wire that loses packets, [`wires`] are the connections that can be measured and what they need of the host, [`place`] starts programs natively, in
 //! our kernel and in stock UML, [`measure`] reads what iperf3 and ping print. Needs root (or `unshare -r`, then without stock UML), iproute2, iperf3, ping.
 #![forbid(unsafe_code)]
 
+mod behind;
+mod connect;
 mod count;
 mod forward;
 mod loss;
@@ -27,7 +29,7 @@ const USAGE: &str = "\
 usage: bench-net [OPTIONS]
 
 options:
-  --places LIST   comma separated, of: native, ours, stock, stock-pinned (default: all)
+  --places LIST   comma separated, of: native, ours, stock, stock-pinned, slirp4netns, pasta (default: all)
   --wires LIST    of: tap, raw, hybrid, gre, l2tpv3, bess, user, forward, loss, sockets (default: all)
   --rounds N      rounds of each figure (default 3)
   --seconds N     length of a transfer (default 3; datagrams are counted from 2 on)
@@ -87,8 +89,14 @@ fn options() -> Result<Option<Options>, String> {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((loss::RELAY, ends)) = words.split_first().map(|(a, b)| (a.as_str(), b)) {
-        return match loss::relay(ends) {
+    // What this program is besides, in places where figures are made.
+    let other = match words.split_first().map(|(a, b)| (a.as_str(), b)) {
+        Some((loss::RELAY, ends)) => Some(loss::relay(ends)),
+        Some((connect::CLIENT, rest)) => Some(connect::client(rest)),
+        _ => None,
+    };
+    if let Some(done) = other {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 println!("{e}");

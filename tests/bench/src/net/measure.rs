@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::connect;
+
 /// A figure of a connection between the asking end (the guest) and the serving end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -19,6 +21,8 @@ pub enum What {
     Forward(u32),
     /// TCP where one of that many data packets is lost, with a round trip of a millisecond.
     Loss(u32),
+    /// Connections made and ended, four at a time.
+    Connect,
     /// [`What::Send`] beside ten thousand idle sockets, or as many in TIME_WAIT, as a share of it without them.
     Beside(Idle),
 }
@@ -49,6 +53,7 @@ impl What {
             What::Loss(100) => "loss 1/100",
             What::Loss(1000) => "loss 1/1000",
             What::Loss(_) => "loss 1/10^4",
+            What::Connect => "connect",
             What::Beside(Idle::Connected) => "10^4 idle",
             What::Beside(Idle::Waiting) => "10^4 waiting",
         }
@@ -58,6 +63,7 @@ impl What {
         match self {
             What::Send | What::Receive | What::Forward(_) | What::Loss(_) => "Gbit/s",
             What::SmallSend | What::SmallReceive => "kpps",
+            What::Connect => "k/s",
             What::Ping => "us",
             What::Beside(_) => "of none",
         }
@@ -83,6 +89,11 @@ impl What {
             What::Receive => w.extend(["-C", "cubic", "-R"]),
             What::SmallSend => w.extend(["-u", "-b", "0", "-l", "18"]),
             What::SmallReceive => w.extend(["-u", "-b", "0", "-l", "18", "-R"]),
+            What::Connect => {
+                let me = std::env::current_exe().unwrap_or_default();
+                let at = format!("{server}:{}", connect::PORT);
+                return vec![me.display().to_string(), connect::CLIENT.into(), at, seconds];
+            }
             What::Ping => {
                 // Of a machine that is up for less than a second ping believes that it has not looked at the clock yet, and
                 // does not wait between packets.
@@ -106,6 +117,9 @@ impl What {
             times.sort_by(f64::total_cmp);
             let median = times.get(times.len() / 2).map(|ms| ms * 1e3);
             return median.ok_or(format!("no round-trip times in:\n{said}"));
+        }
+        if *self == What::Connect {
+            return connect::read(said);
         }
         let end = report(said)?;
         number(&end, "sum_received", "bits_per_second").map(|b| b / 1e9)

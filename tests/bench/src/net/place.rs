@@ -14,7 +14,18 @@ const LIMIT: &str = "60";
 pub enum Kind {
     Native,
     Ours,
-    Stock { pinned: bool },
+    Stock {
+        pinned: bool,
+    },
+    /// A namespace of the host behind another router for users without privileges.
+    Behind(Router),
+}
+
+/// Routers that are compared with `transport=user`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Router {
+    Slirp4netns,
+    Pasta,
 }
 
 /// A place that exists here.
@@ -28,12 +39,18 @@ pub struct Place {
 }
 
 impl Place {
-    pub const NAMES: &[&str] = &["native", "ours", "stock", "stock-pinned"];
+    pub const NAMES: &[&str] = &["native", "ours", "stock", "stock-pinned", "slirp4netns", "pasta"];
 
     /// The error says what is missing.
     pub fn of(name: &str) -> Result<Place, String> {
         let (kind, program) = match name {
             "native" => (Kind::Native, PathBuf::new()),
+            "slirp4netns" | "pasta" => {
+                let there = Command::new(name).arg("--version").output();
+                there.map_err(|e| format!("{name}: {e}"))?;
+                let router = if name == "pasta" { Router::Pasta } else { Router::Slirp4netns };
+                (Kind::Behind(router), PathBuf::new())
+            }
             "ours" => {
                 let me = std::env::current_exe().map_err(|e| e.to_string())?;
                 let umld = me.with_file_name("umld");
@@ -62,7 +79,9 @@ impl Place {
         command: &[String],
     ) -> Result<Child, String> {
         let c = match self.kind {
-            Kind::Native => return Err("a native program has no interface of its own".into()),
+            Kind::Native | Kind::Behind(_) => {
+                return Err("a native program has no interface of its own".into());
+            }
             Kind::Ours => self.ours(transports, own, command),
             Kind::Stock { pinned } => self.stock(transports, own, command, pinned)?,
         };

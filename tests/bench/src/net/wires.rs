@@ -4,16 +4,17 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::behind::Behind;
 use crate::count::{self, Here, Line};
 use crate::measure::{self, Idle, What};
 use crate::place::{CLIENT, Kind, Place, SERVER};
-use crate::{forward, loss};
+use crate::{connect, forward, loss};
 
 /// One kind of connection.
 pub struct Wire {
@@ -26,6 +27,8 @@ pub struct Wire {
 }
 
 const BOTH: &[What] = &[What::Send, What::Receive, What::SmallSend, What::SmallReceive, What::Ping];
+const USER: &[What] =
+    &[What::Send, What::Receive, What::SmallSend, What::SmallReceive, What::Ping, What::Connect];
 const ONE: &[What] = &[What::Send, What::SmallSend, What::Ping];
 const ROUTED: &[What] = &[What::Forward(0), What::Forward(10), What::Forward(1000)];
 const LOSSY: &[What] = &[What::Loss(10_000), What::Loss(1000), What::Loss(100)];
@@ -41,7 +44,7 @@ pub const WIRES: &[Wire] = &[
     Wire { name: "gre", measured: ONE, two: true, ours: false },
     Wire { name: "l2tpv3", measured: ONE, two: true, ours: false },
     Wire { name: "bess", measured: ONE, two: true, ours: false },
-    Wire { name: "user", measured: BOTH, two: false, ours: true },
+    Wire { name: "user", measured: USER, two: false, ours: true },
     Wire { name: FORWARD, measured: ROUTED, two: false, ours: false },
     Wire { name: LOSS, measured: LOSSY, two: false, ours: false },
     Wire { name: SOCKETS, measured: IDLE, two: false, ours: false },
@@ -89,6 +92,7 @@ impl Wire {
             Kind::Native => ["tap", FORWARD, LOSS, SOCKETS].contains(&self.name),
             Kind::Ours => true,
             Kind::Stock { .. } => !self.ours,
+            Kind::Behind(_) => self.name == "user",
         }
     }
 
@@ -114,15 +118,17 @@ impl Wire {
         if place.kind == Kind::Native {
             return native(what, seconds);
         }
+        if let Kind::Behind(router) = place.kind {
+            let b = Behind::new(router)?;
+            let _server = serve_for(what)?;
+            return figure(what, b.host, seconds, |command| b.inside.start(command));
+        }
         if self.two {
             return self.between_guests(place, what, seconds);
         }
         let (_link, transport) = self.host_end()?;
         if self.name == "user" {
-            if what == What::Ping {
-                return ask(place, &transport, "", what, "10.0.2.2", seconds);
-            }
-            let _server = serve("127.0.0.1")?;
+            let _server = serve_for(what)?;
             return ask(place, &transport, "", what, "10.0.2.2", seconds);
         }
         let _server = serve(SERVER)?;
@@ -209,6 +215,18 @@ fn veth() -> Result<Link, String> {
     Ok(l)
 }
 
+/// What answers on 127.0.0.1 of the host when `what` is measured.
+fn serve_for(what: What) -> Result<Option<Owned>, String> {
+    static CONNECTED: OnceLock<Result<(), String>> = OnceLock::new();
+    match what {
+        What::Ping => Ok(None),
+        What::Connect => {
+            CONNECTED.get_or_init(|| connect::serve("127.0.0.1")).clone().map(|()| None)
+        }
+        _ => serve("127.0.0.1").map(Some),
+    }
+}
+
 /// `iperf3 -s` on the host.
 fn serve(at: &str) -> Result<Owned, String> {
     serve_with(Command::new("iperf3"), at)
@@ -291,8 +309,17 @@ pub struct Namespace(Owned);
 
 impl Namespace {
     pub fn new() -> Result<Namespace, String> {
+        Namespace::of("-n")
+    }
+
+    /// One with a user namespace of its own around it.
+    pub fn of_user() -> Result<Namespace, String> {
+        Namespace::of("-rn")
+    }
+
+    fn of(kind: &str) -> Result<Namespace, String> {
         let child = Command::new("unshare")
-            .args(["-n", "cat"])
+            .args([kind, "cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -320,6 +347,13 @@ impl Namespace {
         c
     }
 
+    /// Starts a command in it; its output is piped.
+    pub fn start(&self, words: &[String]) -> Result<Child, String> {
+        let mut c = self.command(words);
+        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        c.spawn().map_err(|e| format!("nsenter: {e}"))
+    }
+
     /// Runs these words in it.
     pub fn run(&self, text: &str) -> Result<(), String> {
         let s = self.command(&words(text)).status().map_err(|e| format!("nsenter: {e}"))?;
@@ -335,11 +369,7 @@ fn native(what: What, seconds: u32) -> Result<f64, String> {
     far.run("ip addr add 10.7.0.2/24 dev right")?;
     far.run("ip link set right up")?;
     let _server = serve(SERVER)?;
-    figure(what, SERVER, seconds, |command| {
-        let mut c = far.command(command);
-        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        c.spawn().map_err(|e| format!("nsenter: {e}"))
-    })
+    figure(what, SERVER, seconds, |command| far.start(command))
 }
 
 /// A peer like BESS: the two clients of a sequenced-packet socket hear each other.
