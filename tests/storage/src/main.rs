@@ -86,6 +86,7 @@ fn main() -> ExitCode {
     case("mounted", false, &["tune2fs", "chattr"], &broken_hosts::mounted);
     case("handles", false, &["python3"], &mounted::handles);
     case("counted", false, &["python3"], &mounted::counted);
+    case("limited", false, &["python3"], &mounted::limited);
     case("resized", false, &["resize2fs", "tune2fs"], &mounted::resized);
     case("converted", false, &["resize2fs", "dumpe2fs"], &mounted::converted);
     case("journaled", false, &["fallocate", "cmp"], &mounted::journaled);

@@ -215,6 +215,37 @@ pub fn counted(dir: &Path) -> Result<(), String> {
     image::check(&disk)
 }
 
+/// `io.max` of control groups holds tasks back, and only those of its group, device and direction.
+pub fn limited(dir: &Path) -> Result<(), String> {
+    let disks = ["b.img", "c.img"].map(|n| dir.join(n));
+    for d in &disks {
+        std::fs::write(d, vec![1; 8 << 20]).map_err(|e| format!("{}: {e}", d.display()))?;
+    }
+    let program = dir.join("limited.py");
+    std::fs::write(&program, include_str!("limited.py"))
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let script = format!("python3 {}", program.display());
+    let [b, c] = disks.map(|d| d.display().to_string());
+    let out = guest(dir, &[format!("ubd1={b}"), format!("ubd2={c}")], &script)?;
+    for w in [
+        "empty ''",
+        "kept 'rbps=1048576 wbps=max riops=max wiops=100'",
+        "more 'rbps=1048576 wbps=4096 riops=max wiops=100'",
+        "none ''",
+        "errors ['EINVAL', 'EINVAL', 'EINVAL', 'ENODEV', 'ENODEV', 'ERANGE', 'EINVAL', 'EINVAL', 'EINVAL']",
+        "bytes read: held",
+        "requests written: held",
+        "of the group above: held",
+        "a thread beside it runs: True",
+        "counted 1048576 1048576",
+        "killed while held: -9",
+        "lifted: goes on",
+    ] {
+        expect(&out, w)?;
+    }
+    Ok(())
+}
+
 /// Groups of new files: what a script prints in this directory.
 const OWNERSHIP: &str = r#"umask 002; mkdir s n; chgrp 50 s n; chmod 2777 s; chmod 777 n
     as() { setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "$1"; }

@@ -1,13 +1,14 @@
 //! Control groups (cgroups(7), version 2): the hierarchy, who is in which group, and what tasks need of it: the pids
 //! controller, the freezer, accounting. The files are procfs's (`uml-procfs`, cgroup).
 //!
-//! A process belongs to one group with all its threads; threaded groups are refused. Controllers that are
-//! offered work; a limit that nothing would enforce has no file.
+//! A process belongs to one group with all its threads, unless that is the root of threaded ones ([`threaded`]). Controllers
+//! that are offered work; a limit that nothing would enforce has no file.
 //!
 //! Lock order: the hierarchy's lock is taken before the process tree.
 
 pub mod bandwidth;
 pub mod io;
+pub mod threaded;
 pub mod weight;
 
 use std::collections::BTreeMap;
@@ -90,7 +91,9 @@ pub struct Cgroup {
     subtree_control: AtomicU32,
     /// `cgroup.freeze`.
     freeze: AtomicBool,
-    /// Live processes in the group itself, and with all groups below.
+    /// Threads of the processes of the domain above may be in it.
+    threaded: AtomicBool,
+    /// Live processes in the group itself, and with all groups below; threads in threaded groups.
     own: AtomicUsize,
     all: AtomicUsize,
     /// CPU time of processes that left or ended, groups below included.
@@ -131,6 +134,7 @@ impl Cgroup {
             children: Mutex::new(Rank::LEAF, BTreeMap::new()),
             subtree_control: AtomicU32::new(0),
             freeze: AtomicBool::new(false),
+            threaded: AtomicBool::new(false),
             own: AtomicUsize::new(0),
             all: AtomicUsize::new(0),
             past: Mutex::new(Rank::LEAF, Usage::default()),
@@ -212,8 +216,9 @@ impl Cgroup {
 
     /// Controllers the group may enable for its children (`cgroup.controllers`).
     pub fn controllers(&self) -> u32 {
+        let threaded = if self.is_threaded() { threaded::THREADED } else { u32::MAX };
         match &self.parent {
-            Some(p) => p.subtree_control.load(Ordering::Relaxed),
+            Some(p) => p.subtree_control.load(Ordering::Relaxed) & threaded,
             None => CONTROLLERS.iter().map(|c| c.1).sum(),
         }
     }
@@ -274,8 +279,11 @@ impl Drop for PidCharge {
 /// A process's group, and the CPU time it had spent when it came.
 #[derive(Default)]
 pub struct Membership {
+    /// Never a threaded one.
     group: Option<Arc<Cgroup>>,
     before: Usage,
+    /// By number, the threads that are in threaded groups below.
+    threads: BTreeMap<i32, threaded::ThreadPlace>,
     /// Counted in the group's processes.
     counted: bool,
 }
@@ -317,17 +325,6 @@ fn difference(now: Usage, before: &Usage) -> Usage {
     }
 }
 
-/// May processes enter the group? `ENODEV` when it was removed, `EBUSY` when it hands out resources to groups below it.
-fn check_target(group: &Cgroup) -> Result<()> {
-    if group.is_removed() {
-        return Err(ENODEV);
-    }
-    if group.parent.is_some() && group.subtree_control() != 0 {
-        return Err(EBUSY);
-    }
-    Ok(())
-}
-
 impl Cgroups {
     /// The root group.
     pub fn root(&self) -> &Arc<Cgroup> {
@@ -339,7 +336,7 @@ impl Cgroups {
         let _ = self.listener.set(l);
     }
 
-    /// The group of a process.
+    /// The group of a process as a whole: its domain.
     pub fn of(&self, p: &Process) -> Arc<Cgroup> {
         p.cgroup.lock().group.clone().unwrap_or_else(|| self.root.clone())
     }
@@ -391,37 +388,41 @@ impl Cgroups {
 
     /// A task was made by `parent`, in a process of its own when `new_process`, which may start in another group (`into`).
     /// `EAGAIN` when a limit of the pids controller is reached (fork(2)); for another group as [`Cgroups::migrate`], and
-    /// `EOPNOTSUPP` for a thread.
+    /// `EOPNOTSUPP` for a thread that would leave its process's domain.
     pub(crate) fn forked(
         &self,
-        parent: &Process,
+        parent: &Task,
         into: Option<Arc<Cgroup>>,
         child: &Task,
         new_process: bool,
     ) -> Result<()> {
         let changed = {
             let _guard = self.lock.lock();
-            let own = self.of(parent);
+            let own = self.of_task(parent);
             let group = into.unwrap_or_else(|| own.clone());
+            let domain = group.domain();
             if !Arc::ptr_eq(&group, &own) {
-                check_target(&group)?;
-                if !new_process {
+                group.check_target()?;
+                if !new_process && !Arc::ptr_eq(&self.of(&parent.process), &domain) {
                     return Err(EOPNOTSUPP);
                 }
             }
             *child.charge.lock() = Some(group.charge(false)?);
             child.pressure.move_to(&group.pressure);
+            let mut changed = false;
             if new_process {
                 let mut m = child.process.cgroup.lock();
-                m.group = Some(group.clone());
+                m.group = Some(domain.clone());
                 m.counted = true;
                 drop(m);
-                child.process.follow_limits(&group);
-                self.bandwidth.runs(&child.process);
-                Cgroups::count(&group, true).then_some(group)
-            } else {
-                None
+                changed = Cgroups::count(&domain, true);
             }
+            changed |= self.place_thread(child, &group, Usage::default());
+            if new_process || group.is_threaded() {
+                child.process.follow_limits();
+                self.bandwidth.runs(&child.process);
+            }
+            changed.then_some(group)
         };
         if let Some(g) = changed {
             self.announce(&g);
@@ -446,6 +447,10 @@ impl Cgroups {
         let spent = *process.dead_usage.lock();
         let changed = {
             let _guard = self.lock.lock();
+            let left: Vec<i32> = process.cgroup.lock().threads.keys().copied().collect();
+            for tid in left {
+                self.unplace_thread(process, tid, Usage::default());
+            }
             let (group, before) = {
                 let mut m = process.cgroup.lock();
                 if !std::mem::take(&mut m.counted) {
@@ -463,56 +468,64 @@ impl Cgroups {
     }
 
     /// Moves a process with all its threads. `EBUSY` when `to` has controllers enabled for its children (a group
-    /// has processes or hands out resources, not both), `ENODEV` when it was removed.
+    /// has processes or hands out resources, not both, but for threaded ones), `ENODEV` when it was removed, `EOPNOTSUPP` when
+    /// it is an invalid domain.
     pub fn migrate(&self, kernel: &Kernel, task: &Task, to: &Arc<Cgroup>) -> Result<()> {
         let process = &task.process;
         let (from, threads) = {
             let _guard = self.lock.lock();
-            check_target(to)?;
+            to.check_target()?;
             let threads = crate::signal::threads_of(kernel, process);
             if threads.is_empty() {
                 return Err(ESRCH);
             }
-            let from = self.of(process);
-            if Arc::ptr_eq(&from, to) {
-                return Ok(());
-            }
-            for t in &threads {
+            let (from, domain) = (self.of(process), to.domain());
+            let mut sources = vec![from.clone()];
+            for t in threads.iter().filter(|t| !Arc::ptr_eq(&self.of_task(t), to)) {
                 let new = to.charge(true)?;
                 let old = t.charge.lock().replace(new);
                 drop(old);
                 t.pressure.move_to(&to.pressure);
+                let now = usage::of_task(t);
+                sources.push(self.of_task(t));
+                self.unplace_thread(process, t.tid, now);
+                self.place_thread(t, to, now);
             }
-            let mut now = usage::of_process(task);
-            if let Ok(mm) = task.mm() {
-                usage::add_host(&mut now, mm.space().host_pid());
-            }
-            let spent = {
-                let mut m = process.cgroup.lock();
-                let spent = difference(now, &m.before);
-                m.group = Some(to.clone());
-                m.before = now;
-                if !std::mem::replace(&mut m.counted, true) {
-                    // Made without fork (tests, the first process): nowhere counted yet.
-                    drop(m);
-                    Cgroups::count(&from, true);
+            process.follow_limits();
+            if Arc::ptr_eq(&from, &domain) {
+                (sources, threads)
+            } else {
+                let mut now = usage::of_process(task);
+                if let Ok(mm) = task.mm() {
+                    usage::add_host(&mut now, mm.space().host_pid());
                 }
-                spent
-            };
-            from.chain().for_each(|g| g.past.lock().add(&spent));
-            Cgroups::count(&from, false);
-            Cgroups::count(to, true);
-            process.follow_limits(to);
-            (from, threads)
+                let spent = {
+                    let mut m = process.cgroup.lock();
+                    let spent = difference(now, &m.before);
+                    m.group = Some(domain.clone());
+                    m.before = now;
+                    if !std::mem::replace(&mut m.counted, true) {
+                        // Made without fork (tests, the first process): nowhere counted yet.
+                        drop(m);
+                        Cgroups::count(&from, true);
+                    }
+                    spent
+                };
+                from.chain().for_each(|g| g.past.lock().add(&spent));
+                Cgroups::count(&from, false);
+                Cgroups::count(&domain, true);
+                process.follow_limits();
+                (sources, threads)
+            }
         };
-        self.announce(&from);
+        from.iter().for_each(|g| self.announce(g));
         self.announce(to);
         // Into a frozen group, or out of one.
         for t in threads {
             t.recheck_signals();
             t.notice();
         }
-        from.thaw.wake_all(Events::ALL);
+        from.iter().for_each(|g| g.thaw.wake_all(Events::ALL));
         self.bandwidth.moved(process);
         Ok(())
     }
@@ -562,16 +575,16 @@ impl Cgroups {
     }
 
     /// Changes `cgroup.subtree_control`: `ENOENT` for a controller that the group itself has not got, `EBUSY` when the
-    /// group has processes of its own or a child still hands the controller on.
+    /// group has processes of its own or a child still hands the controller on, `EOPNOTSUPP` in a threaded subtree for what
+    /// needs domains.
     pub fn control(&self, group: &Arc<Cgroup>, enable: u32, disable: u32) -> Result<()> {
         let _guard = self.lock.lock();
+        let enable = enable & !group.subtree_control();
         if enable & !group.controllers() != 0 {
             return Err(ENOENT);
         }
+        group.check_control(enable)?;
         let new = (group.subtree_control() | enable) & !disable;
-        if group.parent.is_some() && new != 0 && group.own.load(Ordering::SeqCst) != 0 {
-            return Err(EBUSY);
-        }
         if group.children().iter().any(|c| c.subtree_control() & disable != 0) {
             return Err(EBUSY);
         }
@@ -579,7 +592,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// One live thread of each process in `group` itself, or in it and below.
+    /// One live thread of each process whose domain is `group` itself, or in it and below.
     pub fn members(&self, kernel: &Kernel, group: &Arc<Cgroup>, below: bool) -> Vec<Arc<Task>> {
         let all: Vec<Arc<Task>> = {
             let tree = kernel.tree.read();
@@ -610,6 +623,7 @@ impl Cgroups {
     /// CPU time of the group and those below.
     pub fn usage(&self, kernel: &Kernel, group: &Arc<Cgroup>) -> Usage {
         let mut u = *group.past.lock();
+        u.add(&self.thread_usage(kernel, group));
         for t in self.members(kernel, group, true) {
             let before = t.process.cgroup.lock().before;
             u.add(&difference(usage::of_process(&t), &before));
@@ -620,12 +634,10 @@ impl Cgroups {
     /// Freezes or thaws (`cgroup.freeze`).
     pub fn set_freeze(&self, kernel: &Kernel, group: &Arc<Cgroup>, on: bool) {
         group.freeze.store(on, Ordering::SeqCst);
-        for t in self.members(kernel, group, true) {
-            for th in crate::signal::threads_of(kernel, &t.process) {
-                th.recheck_signals();
-                if on {
-                    th.notice();
-                }
+        for t in self.tasks(kernel, group, true) {
+            t.recheck_signals();
+            if on {
+                t.notice();
             }
         }
         if !on {
@@ -643,11 +655,7 @@ impl Cgroups {
             th.frozen.load(Ordering::SeqCst)
                 || matches!(th.run_state(), RunState::Stopped | RunState::Traced)
         };
-        group.is_freezing()
-            && self
-                .members(kernel, group, true)
-                .iter()
-                .all(|t| crate::signal::threads_of(kernel, &t.process).iter().all(rests))
+        group.is_freezing() && self.tasks(kernel, group, true).iter().all(rests)
     }
 
     /// Kills every process of the group and below (`cgroup.kill`).
@@ -658,37 +666,28 @@ impl Cgroups {
     }
 }
 
-impl Process {
-    /// Its tasks are to stop in the freezer.
-    pub fn is_freezing(&self) -> bool {
-        self.cgroup.lock().group.as_ref().is_some_and(|g| g.is_freezing())
-    }
-}
-
 /// Sleeps while the task's group is frozen; returns whether it was. A tracer's interruption ends it for the stop, after which
 /// the task comes back here.
 pub(crate) fn rest_in_freezer(task: &Arc<Task>) -> bool {
-    if !task.process.is_freezing() {
+    if !task.is_freezing() {
         // It may have thawed while a tracer had the task.
         task.frozen.store(false, Ordering::SeqCst);
         return false;
     }
     let kernel = task.kernel();
     task.frozen.store(true, Ordering::SeqCst);
-    let group = kernel.cgroups.of(&task.process);
-    kernel.cgroups.announce(&group);
-    let process = task.process.clone();
+    kernel.cgroups.announce(&kernel.cgroups.of_task(task));
     loop {
         // A task that is moved sleeps on its new group's queue.
-        let group = kernel.cgroups.of(&process);
+        let group = kernel.cgroups.of_task(task);
         let over = || {
-            let moved = !Arc::ptr_eq(&kernel.cgroups.of(&process), &group);
+            let moved = !Arc::ptr_eq(&kernel.cgroups.of_task(task), &group);
             let trap = crate::ptrace::trap_pending(task);
-            (moved || trap || !process.is_freezing()).then_some(())
+            (moved || trap || !task.is_freezing()).then_some(())
         };
         let r =
             task.wait(&group.thaw, Events::ALL, WaitKind::Frozen, None, "do_freezer_trap", over);
-        if r.is_err() || !process.is_freezing() {
+        if r.is_err() || !task.is_freezing() {
             break;
         }
         if crate::ptrace::trap_pending(task) {
@@ -697,6 +696,6 @@ pub(crate) fn rest_in_freezer(task: &Arc<Task>) -> bool {
         }
     }
     task.frozen.store(false, Ordering::SeqCst);
-    kernel.cgroups.announce(&kernel.cgroups.of(&task.process));
+    kernel.cgroups.announce(&kernel.cgroups.of_task(task));
     true
 }

@@ -397,6 +397,7 @@ fn become_leader(task: &Arc<Task>) -> Arc<Task> {
     if leader.ptrace.traced() && !leader.ptrace.seized() {
         leader.pending.lock().add(signal::SigInfo::user(libc::SIGTRAP, &leader), u64::MAX);
     }
+    kernel.cgroups.renamed(task, &leader);
     kernel.tree.write().rename_task(task.tid, &leader);
     task.set_files(None);
     task.set_mm(None);

@@ -347,7 +347,7 @@ impl Task {
         let on = ready != 0
             || hand.stop.is_some() && !self.ptrace.saw_group_stop(hand.stop_number)
             || self.ptrace.trap_due()
-            || self.process.is_freezing()
+            || self.is_freezing()
             || self.dying.load(Ordering::SeqCst)
             || self.stale_clocks.load(Ordering::SeqCst);
         self.attention.store(on, Ordering::SeqCst);

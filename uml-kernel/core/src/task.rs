@@ -160,6 +160,8 @@ pub struct Task {
     pub system_ns: AtomicU64,
     /// Its place in the counts of the pids controller.
     pub(crate) charge: Mutex<Option<crate::cgroup::PidCharge>>,
+    /// It rests until then for `io.max`.
+    pub(crate) io_rest: Mutex<Option<std::time::Instant>>,
     /// It rests in the freezer (cgroups(7)).
     pub(crate) frozen: AtomicBool,
     /// What read and write calls moved (/proc/<pid>/io).
@@ -262,6 +264,7 @@ impl Task {
             last_call: AtomicI64::new(-1),
             system_ns: AtomicU64::new(0),
             charge: Mutex::new(Rank::LEAF, None),
+            io_rest: Mutex::new(Rank::LEAF, None),
             frozen: AtomicBool::new(false),
             io: IoCount::default(),
             restart: Default::default(),

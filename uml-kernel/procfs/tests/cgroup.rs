@@ -9,7 +9,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, PollRegistrar, WaitQueue, pressure};
 use uml_core::kernel::Kernel;
-use uml_core::task::{Cred, Task};
+use uml_core::task::{Cred, Task, TaskInit};
 use uml_core::vfs::walk::DirFd;
 use uml_core::vfs::{MountNs, NodeKind, modify};
 
@@ -85,10 +85,16 @@ fn controllers_are_handed_down() {
     assert_eq!(read(&init, "/a/io.stat"), Err(ENOENT));
     assert_eq!(write(&init, "/cgroup.subtree_control", "+cpuset"), Err(EINVAL));
     assert_eq!(write(&init, "/cgroup.subtree_control", "pids"), Err(EINVAL));
-    // A group has processes or hands out controllers, not both.
+    // A group has processes or hands out controllers, not both, but for those that threads can be under.
     mkdir(&init, "/a/b").unwrap();
     assert_eq!(write(&init, "/a/cgroup.procs", "51"), Ok(2));
-    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Err(EBUSY));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+memory"), Err(EBUSY));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids +memory"), Err(EBUSY));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Ok(5));
+    assert_eq!(read(&init, "/a/cgroup.type").unwrap(), "domain threaded\n");
+    assert_eq!(read(&init, "/a/b/cgroup.type").unwrap(), "domain invalid\n");
+    assert_eq!(write(&init, "/a/b/cgroup.procs", "51"), Err(EOPNOTSUPP));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "-pids"), Ok(5));
     assert_eq!(write(&init, "/a/b/cgroup.procs", "51"), Ok(2));
     assert_eq!(write(&init, "/a/cgroup.subtree_control", "+pids"), Ok(5));
     assert_eq!(write(&init, "/a/cgroup.procs", "51"), Err(EBUSY));
@@ -160,7 +166,10 @@ fn events_are_polled_and_freezing_shows() {
         ("freeze", "x", EINVAL),
         ("kill", "0", ERANGE),
         ("type", "threaded", EOPNOTSUPP),
-        ("threads", "54", EOPNOTSUPP),
+        ("type", "domain", EINVAL),
+        ("threads", "1", EOPNOTSUPP),
+        ("threads", "x", EINVAL),
+        ("threads", "99", ESRCH),
     ] {
         assert_eq!(write(&init, &format!("/a/cgroup.{file}"), bad), Err(e), "{file} {bad}");
     }
@@ -202,6 +211,7 @@ fn files_have_the_names_of_the_host() {
         "cgroup.threads",
         "cgroup.type",
         "cpu.stat",
+        "io.max",
         "io.pressure",
         "io.stat",
         "memory.current",
@@ -360,4 +370,65 @@ fn pressure_is_that_of_the_group_and_those_below() {
     assert_eq!(total("/c/memory.pressure"), 0);
     assert_eq!(total("/a/io.pressure"), 0);
     assert!(list(&init, "/").unwrap().contains(&"cpu.pressure".into()));
+}
+
+/// Another thread of the process of `leader`.
+fn thread(k: &Arc<Kernel>, leader: &Arc<Task>, tid: i32) -> Arc<Task> {
+    let init = TaskInit {
+        tid,
+        process: leader.process.clone(),
+        comm: leader.comm_raw(),
+        cred: leader.cred(),
+        mm: None,
+        files: leader.files(),
+        fs: leader.fs(),
+        blocked: 0,
+    };
+    let t = Task::new(k, init);
+    k.tree.write().add_thread(&t).unwrap();
+    t
+}
+
+#[test]
+fn threads_of_threaded_groups() {
+    let (k, ns, init) = machine();
+    let p = process(&k, &ns, 60, 1, Cred::root());
+    let t = thread(&k, &p, 61);
+    for g in ["/a", "/a/x", "/a/x/y", "/a/z"] {
+        mkdir(&init, g).unwrap();
+    }
+    write(&init, "/cgroup.subtree_control", "+pids +cpu +memory").unwrap();
+    write(&init, "/a/cgroup.procs", "61").unwrap();
+    write(&init, "/a/cgroup.subtree_control", "+pids +cpu").unwrap();
+    for g in ["x", "x/y", "z"] {
+        assert_eq!(write(&init, &format!("/a/{g}/cgroup.type"), "threaded"), Ok(8), "{g}");
+    }
+    // Controllers that need a domain are not there.
+    assert_eq!(read(&init, "/a/x/cgroup.controllers").unwrap(), "cpu pids\n");
+    assert_eq!(write(&init, "/a/x/cgroup.subtree_control", "+memory"), Err(ENOENT));
+    assert_eq!(write(&init, "/a/x/cgroup.subtree_control", "+pids +cpu"), Ok(10));
+    assert_eq!(write(&init, "/a/cgroup.subtree_control", "+memory"), Err(EOPNOTSUPP));
+    let pids = |g: &str| read(&init, &format!("/a/{g}/pids.current")).unwrap();
+    assert_eq!([pids(""), pids("x"), pids("x/y")], ["2\n", "0\n", "0\n"]);
+    assert_eq!(write(&init, "/a/x/y/cgroup.threads", "61"), Ok(2));
+    assert_eq!([pids(""), pids("x"), pids("x/y")], ["2\n", "1\n", "1\n"]);
+    assert_eq!(read(&init, "/a/x/y/cgroup.threads").unwrap(), "61\n");
+    assert_eq!(read(&init, "/a/cgroup.threads").unwrap(), "60\n");
+    assert_eq!(read(&init, "/a/cgroup.procs").unwrap(), "60\n");
+    assert_eq!(read(&init, "/a/x/cgroup.procs"), Err(EOPNOTSUPP));
+    assert_eq!(k.cgroups.of_task(&t).path(), b"/a/x/y");
+    assert_eq!(k.cgroups.of(&t.process).path(), b"/a");
+    // A limit acts on those in the group alone.
+    assert_eq!(write(&init, "/a/x/cgroup.freeze", "1"), Ok(1));
+    assert!(t.is_freezing() && !p.is_freezing());
+    assert_eq!(write(&init, "/a/x/cgroup.freeze", "0"), Ok(1));
+    assert_eq!(write(&init, "/a/x/cgroup.kill", "1"), Err(EOPNOTSUPP));
+    // The process as a whole.
+    assert_eq!(write(&init, "/a/z/cgroup.procs", "61"), Ok(2));
+    assert_eq!(read(&init, "/a/z/cgroup.threads").unwrap(), "60\n61\n");
+    assert_eq!(read(&init, "/a/x/cgroup.events").unwrap(), "populated 0\nfrozen 0\n");
+    assert_eq!(rmdir(&init, "/a/z"), Err(EBUSY));
+    assert_eq!(write(&init, "/cgroup.procs", "60"), Ok(2));
+    assert_eq!([pids(""), pids("z")], ["0\n", "0\n"]);
+    assert_eq!(rmdir(&init, "/a/z"), Ok(()));
 }

@@ -1,6 +1,7 @@
 //! The families, one file each.
 
 mod aio;
+mod cgroups;
 mod clone;
 mod content;
 mod datagram;
@@ -98,6 +99,7 @@ pub fn all() -> Vec<Family> {
         jobs,
         identity,
         namespaces,
+        cgroups,
         netlink,
         limits,
         ipc,

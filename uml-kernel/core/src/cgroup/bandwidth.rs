@@ -14,7 +14,7 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Events, Mutex, Rank, WaitQueue, clock};
 
-use super::{Cgroup, difference, weight};
+use super::{Cgroup, difference, io, weight};
 use crate::kernel::Kernel;
 use crate::memory::high;
 use crate::task::{Process, RunState, Task, WaitKind, usage};
@@ -189,12 +189,23 @@ impl GroupCpu {
 }
 
 /// A process's part in this.
-#[derive(Default)]
 pub struct ProcessCpu {
     /// Its group or one above has a limit, or competes by weight.
     limited: AtomicBool,
     /// Its tasks may have to rest: they look before they go back to guest code.
     pub(crate) check: AtomicBool,
+    /// The latest of its threads' rests for `io.max`.
+    pub(super) io_rest: Mutex<Option<Instant>>,
+}
+
+impl Default for ProcessCpu {
+    fn default() -> Self {
+        ProcessCpu {
+            limited: AtomicBool::new(false),
+            check: AtomicBool::new(false),
+            io_rest: Mutex::new(Rank::LEAF, None),
+        }
+    }
 }
 
 impl ProcessCpu {
@@ -205,18 +216,13 @@ impl ProcessCpu {
 }
 
 impl Process {
-    fn is_throttled(&self) -> bool {
-        let m = self.cgroup.lock();
-        m.group.as_ref().is_some_and(|g| g.chain().any(rests))
-    }
-
-    /// The process is in `group` now.
-    pub(super) fn follow_limits(&self, group: &Cgroup) {
+    /// The process, or a thread of it, is in another group now, or limits changed.
+    pub(super) fn follow_limits(&self) {
         let limited = |g: &Cgroup| {
             [&g.cpu.limited, &g.weight.contest].iter().any(|f| f.load(Ordering::SeqCst))
         };
-        self.cpu.limited.store(group.chain().any(limited), Ordering::SeqCst);
-        self.cpu.check.store(group.chain().any(rests), Ordering::SeqCst);
+        self.cpu.limited.store(self.any_group(limited), Ordering::SeqCst);
+        self.cpu.check.store(self.any_group(rests), Ordering::SeqCst);
     }
 }
 
@@ -233,7 +239,7 @@ pub struct Bandwidth {
     /// The thread sleeps until somebody runs.
     parked: AtomicBool,
     /// Held tasks sleep here.
-    released: Arc<WaitQueue>,
+    pub(super) released: Arc<WaitQueue>,
 }
 
 impl Default for Bandwidth {
@@ -283,6 +289,55 @@ pub(super) fn total(u: crate::task::process::Usage) -> u64 {
     u.user_ns + u.system_ns
 }
 
+/// The live threads of a process.
+pub(super) struct Pieces(Vec<Arc<Task>>);
+
+/// What a process does in one group.
+pub(super) struct Piece {
+    pub group: Arc<Cgroup>,
+    /// CPU time there, in ns.
+    pub used: u64,
+    /// Threads that count.
+    pub width: usize,
+}
+
+impl Pieces {
+    /// `None` for a process without any.
+    pub(super) fn of<'a>(threads: impl Iterator<Item = &'a Arc<Task>>) -> Option<Pieces> {
+        let all: Vec<Arc<Task>> = threads.cloned().collect();
+        (!all.is_empty()).then_some(Pieces(all))
+    }
+
+    /// What it does in each of its groups: in its domain all that is not done in a threaded group. `counts` says which threads
+    /// count for [`Piece::width`].
+    pub(super) fn split(&self, counts: impl Fn(&Task) -> bool) -> Vec<Piece> {
+        let one = &self.0[0];
+        let (domain, before, places) = {
+            let m = one.process.cgroup.lock();
+            let Some(g) = m.group.clone() else { return Vec::new() };
+            (g, m.before, m.threads.clone())
+        };
+        let mut rest = Piece {
+            group: domain,
+            used: total(difference(usage::of_process(one), &before)),
+            width: 0,
+        };
+        let mut out = Vec::new();
+        for t in &self.0 {
+            let width = usize::from(counts(t));
+            let Some(place) = places.get(&t.tid) else {
+                rest.width += width;
+                continue;
+            };
+            let used = total(difference(usage::of_task(t), &place.before));
+            rest.used = rest.used.saturating_sub(used);
+            out.push(Piece { group: place.group.clone(), used, width });
+        }
+        out.push(rest);
+        out
+    }
+}
+
 /// A group with a limit and what its tasks do.
 struct Sample {
     group: Arc<Cgroup>,
@@ -314,8 +369,8 @@ impl Bandwidth {
 
     /// Limits of `group` changed.
     pub(super) fn follow_again(&self, kernel: &Kernel, group: &Arc<Cgroup>) {
-        for t in kernel.cgroups.members(kernel, group, true) {
-            t.process.follow_limits(&kernel.cgroups.of(&t.process));
+        for t in kernel.cgroups.tasks(kernel, group, true) {
+            t.process.follow_limits();
         }
         self.look_now();
     }
@@ -359,30 +414,19 @@ impl Bandwidth {
             Sample { group, used, running: 0 }
         };
         let mut samples: Vec<Sample> = groups.into_iter().map(of).collect();
-        let members: Vec<(Arc<Task>, usize)> = {
+        let members: Vec<Pieces> = {
             let tree = kernel.tree.read();
             let limited = tree.processes().filter(|(_, p)| {
                 p.process.cpu.limited.load(Ordering::Relaxed)
                     || p.process.cpu.check.load(Ordering::Relaxed)
             });
-            let running = |t: &&Arc<Task>| t.run_state() == RunState::Running;
-            limited
-                .filter_map(|(_, p)| {
-                    let one = p.threads.values().next()?.clone();
-                    Some((one, p.threads.values().filter(running).count()))
-                })
-                .collect()
+            limited.filter_map(|(_, p)| Pieces::of(p.threads.values())).collect()
         };
-        for (task, running) in members {
-            let (group, before) = {
-                let m = task.process.cgroup.lock();
-                let Some(g) = m.group.clone() else { continue };
-                (g, m.before)
-            };
-            let used = total(difference(usage::of_process(&task), &before));
-            for s in samples.iter_mut().filter(|s| group.is_within(&s.group)) {
-                s.used += used;
-                s.running += running;
+        let running = |t: &Task| t.run_state() == RunState::Running;
+        for piece in members.iter().flat_map(|m| m.split(running)) {
+            for s in samples.iter_mut().filter(|s| piece.group.is_within(&s.group)) {
+                s.used += piece.used;
+                s.running += piece.width;
             }
         }
         samples
@@ -411,25 +455,24 @@ impl Bandwidth {
 
 /// Gets the tasks of a group out of guest code. Those that sleep in the kernel find out when they go back.
 pub(super) fn hold(kernel: &Kernel, group: &Arc<Cgroup>) {
-    for t in kernel.cgroups.members(kernel, group, true) {
+    for t in kernel.cgroups.tasks(kernel, group, true) {
         t.process.cpu.check.store(true, Ordering::SeqCst);
-        for thread in crate::signal::threads_of(kernel, &t.process) {
-            thread.kick_out();
-        }
+        t.kick_out();
     }
 }
 
-/// Sleeps while a group of the task has used up its CPU time, or has more memory than it should.
+/// Sleeps while a group of the task has used up its CPU time or what it may do to a disk, or has more memory than it should.
 pub(crate) fn rest_while_throttled(task: &Task) {
     let process = &task.process;
     high::rest(task);
+    io::rest(task);
     let queue = &task.kernel().cgroups.bandwidth.released;
-    let over = || (!process.is_throttled()).then_some(());
+    let over = || (!task.in_group(rests)).then_some(());
     // A task that is killed leaves at once.
     let _ = task.wait(queue, Events::ALL, WaitKind::Throttled, None, "throttle_cfs_rq", over);
     process.cpu.check.store(false, Ordering::SeqCst);
-    // The group may have been held again in between.
-    if process.is_throttled() || high::is_resting(task) {
+    // The group may have been held again in between, or holds another thread.
+    if process.any_group(rests) || high::is_resting(task) || io::is_resting(task) {
         process.cpu.check.store(true, Ordering::SeqCst);
     }
 }

@@ -13,10 +13,10 @@ use uml_abi::Result;
 use uml_abi::errno::*;
 use uml_base::{Mutex, Rank, clock};
 
-use super::bandwidth::{hold, total};
-use super::{Cgroup, difference};
+use super::Cgroup;
+use super::bandwidth::{Piece, Pieces, hold, total};
 use crate::kernel::Kernel;
-use crate::task::{RunState, Task, usage};
+use crate::task::{RunState, Task};
 
 /// The weight of a new group.
 pub const DEFAULT: u64 = 100;
@@ -190,37 +190,17 @@ pub fn nice(weight: u64) -> i64 {
     (-20..=19).min_by_key(distance).unwrap_or(0)
 }
 
-/// A process at one look: its group, its CPU time there, and its threads that run or would.
-struct Member {
-    group: Arc<Cgroup>,
-    used: u64,
-    width: usize,
-}
-
 fn wants(task: &Task) -> bool {
     matches!(task.run_state(), RunState::Running | RunState::Throttled)
 }
 
-fn members(kernel: &Kernel) -> Vec<Member> {
-    let all: Vec<(Arc<Task>, usize)> = {
+/// What every process does at one look, by group: its CPU time there, and its threads that run or would.
+fn members(kernel: &Kernel) -> Vec<Piece> {
+    let all: Vec<Pieces> = {
         let tree = kernel.tree.read();
-        tree.processes()
-            .filter_map(|(_, p)| {
-                let one = p.threads.values().next()?.clone();
-                Some((one, p.threads.values().filter(|t| wants(t)).count()))
-            })
-            .collect()
+        tree.processes().filter_map(|(_, p)| Pieces::of(p.threads.values())).collect()
     };
-    all.into_iter()
-        .filter_map(|(task, width)| {
-            let (group, before) = {
-                let m = task.process.cgroup.lock();
-                (m.group.clone()?, m.before)
-            };
-            let used = total(difference(usage::of_process(&task), &before));
-            Some(Member { group, used, width })
-        })
-        .collect()
+    all.iter().flat_map(|p| p.split(wants)).collect()
 }
 
 /// Looks at every contest: when to look again, `None` for once somebody runs.

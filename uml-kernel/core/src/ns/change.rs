@@ -90,7 +90,7 @@ pub fn new_set(task: &Task, flags: u64, cred: &Cred, fs: &FsContext) -> Result<A
             Arc::new(NetNs { id: next_id(), owner: owner.clone(), parts: Default::default() });
     }
     if flags & NEWCGROUP != 0 {
-        let root = kernel.cgroups.of(&task.process);
+        let root = kernel.cgroups.of_task(task);
         set.cgroup = Arc::new(CgroupNs { id: next_id(), owner: owner.clone(), root });
     }
     if flags & NEWPID != 0 {

@@ -120,10 +120,12 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Takes a process that did not come to be out of its control group again.
+/// Takes a task that did not come to be out of its control group again.
 struct Uncount<'a> {
     kernel: &'a Kernel,
     child: &'a Task,
+    /// With its process.
+    process: bool,
     on: bool,
 }
 
@@ -136,7 +138,10 @@ impl Uncount<'_> {
 impl Drop for Uncount<'_> {
     fn drop(&mut self) {
         if self.on {
-            self.kernel.cgroups.exited(&self.child.process);
+            self.kernel.cgroups.thread_ended(self.child, Default::default());
+            if self.process {
+                self.kernel.cgroups.exited(&self.child.process);
+            }
         }
     }
 }
@@ -221,8 +226,9 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
     }
     child.set_ns(moved.unwrap_or(namespaces));
     inherit(&parent, &child, args);
-    kernel.cgroups.forked(&parent.process, group, &child, flags & THREAD == 0)?;
-    let membership = Uncount { kernel: &kernel, child: &child, on: flags & THREAD == 0 };
+    kernel.cgroups.forked(&parent, group, &child, flags & THREAD == 0)?;
+    let process_too = flags & THREAD == 0;
+    let membership = Uncount { kernel: &kernel, child: &child, process: process_too, on: true };
 
     let mut regs = cx.hw.regs()?;
     regs.rax = 0;
@@ -284,7 +290,7 @@ pub fn clone_task(cx: &mut Ctx<'_>, args: &CloneArgs) -> Result<i32> {
         return Err(e);
     }
     membership.keep();
-    if child.process.is_freezing() {
+    if child.is_freezing() {
         child.notice();
     }
     kernel.count_fork();

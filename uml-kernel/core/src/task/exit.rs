@@ -161,6 +161,7 @@ fn parent_died(kernel: &Arc<Kernel>, task: &Task, children: Vec<Arc<Process>>) {
 
 fn account(kernel: &Kernel, task: &Task) {
     let own = usage::of_task(task);
+    kernel.cgroups.thread_ended(task, own);
     task.process.dead_usage.lock().add(&own);
     task.process.dead_io.add(&task.io);
     kernel.count_dead(&own);

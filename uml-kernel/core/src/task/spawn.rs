@@ -46,7 +46,7 @@ pub fn create(kernel: &Arc<Kernel>, cred: Cred) -> Result<Arc<Task>> {
     );
     task.set_ns(init.ns());
     kernel.tree.write().add_process(&task, 0, pid, pid);
-    if let Err(e) = kernel.cgroups.forked(&init.process, None, &task, true) {
+    if let Err(e) = kernel.cgroups.forked(&init, None, &task, true) {
         forget(&task);
         return Err(e);
     }
@@ -58,7 +58,7 @@ pub fn start(task: &Arc<Task>, program: Program) -> Result<()> {
     let kernel = task.kernel();
     exec_first(task, program).inspect_err(|_| discard(task))?;
     kernel.count_fork();
-    if task.process.is_freezing() {
+    if task.is_freezing() {
         task.notice();
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use uml_abi::Result;
 use uml_abi::errno::*;
-use uml_core::cgroup::{CONTROLLERS, CPU, MEMORY, bandwidth, weight};
+use uml_core::cgroup::{CONTROLLERS, CPU, IO, MEMORY, bandwidth, io, weight};
 use uml_core::file::FileOps;
 use uml_core::memory::limit;
 use uml_core::task::Task;
@@ -72,6 +72,9 @@ fn store_control(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
         }
         if disable & MEMORY != 0 {
             limit::reset(&kernel, &g);
+        }
+        if disable & IO != 0 {
+            io::reset(&kernel, &g);
         }
     }
     Ok(())
@@ -153,20 +156,32 @@ fn store_kill(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
         [n] => return Err(if crate::synth::parse_i64(n).is_ok() { ERANGE } else { EINVAL }),
         _ => return Err(EINVAL),
     }
+    if s.group.is_threaded() {
+        // Threads are killed with their process.
+        return Err(EOPNOTSUPP);
+    }
     let kernel = s.control.kernel()?;
     kernel.cgroups.kill(&kernel, &s.group);
     Ok(())
 }
 
-fn show_type(_: &Subject, _: &Task, out: &mut Text) -> Result<()> {
-    out.raw(b"domain\n");
+fn show_type(s: &Subject, _: &Task, out: &mut Text) -> Result<()> {
+    writeln!(out, "{}", s.group.kind().name());
     Ok(())
 }
 
-/// Threaded groups are not offered.
-fn store_type(_: &Subject, _: &Task, data: &[u8]) -> Result<()> {
+/// A group becomes threaded; there is no way back.
+fn store_type(s: &Subject, _: &Task, data: &[u8]) -> Result<()> {
     let w = words(data)?;
-    Err(if w[..] == ["threaded"] { EOPNOTSUPP } else { EINVAL })
+    if w[..] != ["threaded"] {
+        return Err(EINVAL);
+    }
+    let kernel = s.control.kernel()?;
+    kernel.cgroups.make_threaded(&s.group)?;
+    // Its memory and disks are its domain's from now on.
+    limit::reset(&kernel, &s.group);
+    io::reset(&kernel, &s.group);
+    Ok(())
 }
 
 struct EventsFile(Subject);

@@ -49,6 +49,9 @@ impl GroupDir {
             if g.controllers() & MEMORY != 0 {
                 v.push(memory::ROWS);
             }
+            if g.controllers() & IO != 0 {
+                v.push(io::LIMITS);
+            }
             if g.controllers() & PIDS != 0 {
                 v.push(pids::ROWS);
             }
@@ -78,7 +81,7 @@ impl Directory for GroupDir {
         let cred = task.cred();
         let opened = OpenedIn::default();
         opened.set(task);
-        let from = task.kernel().cgroups.of(&task.process);
+        let from = task.kernel().cgroups.of_task(task);
         let allowed = s
             .control
             .attrs

@@ -83,6 +83,9 @@ impl FileOps for OpenGroupFile {
     }
 
     fn read(&self, io: &Io<'_>, off: &mut u64, dst: &mut dyn Sink) -> Result<usize> {
+        if self.subject.group.is_removed() {
+            return Err(ENODEV);
+        }
         self.text.read(io, off, dst)
     }
 
@@ -90,6 +93,9 @@ impl FileOps for OpenGroupFile {
         let s = &self.subject;
         if src.remaining() == 0 {
             return Ok(0);
+        }
+        if s.group.is_removed() {
+            return Err(ENODEV);
         }
         let border = self.opened.border(s);
         if self.opened.is_border(s) && !DELEGATED.contains(&self.row.name) {

@@ -13,6 +13,10 @@ use super::Subject;
 use crate::synth::{Text, words};
 
 pub fn show_procs(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
+    if s.group.is_threaded() {
+        // Processes belong to the root of the threaded subtree.
+        return Err(EOPNOTSUPP);
+    }
     let kernel = s.control.kernel()?;
     for t in kernel.cgroups.members(&kernel, &s.group, false) {
         // 0 where the reader does not see the process.
@@ -23,13 +27,8 @@ pub fn show_procs(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
 
 pub fn show_threads(s: &Subject, reader: &Task, out: &mut Text) -> Result<()> {
     let kernel = s.control.kernel()?;
-    let mut tids: Vec<i32> = Vec::new();
-    for t in kernel.cgroups.members(&kernel, &s.group, false) {
-        let tree = kernel.tree.read();
-        if let Some(e) = tree.get(t.process.pid) {
-            tids.extend(e.threads.keys());
-        }
-    }
+    let tasks = kernel.cgroups.tasks(&kernel, &s.group, false);
+    let mut tids: Vec<i32> = tasks.iter().map(|t| t.tid).collect();
     tids.sort_unstable();
     for t in tids {
         writeln!(out, "{}", reader.show_pid(t));
@@ -48,8 +47,7 @@ pub fn store(
 ) -> Result<()> {
     match name {
         "cgroup.procs" => store_procs(s, io, border, data),
-        // Threaded groups are not offered.
-        "cgroup.threads" => Err(EOPNOTSUPP),
+        "cgroup.threads" => store_threads(s, io, border, data),
         _ => Err(EIO),
     }
 }
@@ -82,19 +80,41 @@ fn store_procs(
     border: Option<&Arc<CgroupNs>>,
     data: &[u8],
 ) -> Result<()> {
-    let writer = io.task;
+    let kernel = s.control.kernel()?;
+    let pid = match number(data)? {
+        0 => io.task.process.pid,
+        n => io.task.kernel_pid(n)?,
+    };
+    let (task, leader) = {
+        let tree = kernel.tree.read();
+        let task = tree.task(pid).or_else(|| tree.leader(pid)).ok_or(ESRCH)?;
+        let leader = tree.leader(task.process.pid).unwrap_or_else(|| task.clone());
+        (task, leader)
+    };
+    may_enter(s, &kernel.cgroups.of_task(&leader), io.opener, border)?;
+    kernel.cgroups.migrate(&kernel, &task, &s.group)
+}
+
+/// The number that was written.
+fn number(data: &[u8]) -> Result<i32> {
     let w = words(data)?;
     let [word] = w[..] else { return Err(EINVAL) };
-    let pid: i32 = word.parse().map_err(|_| EINVAL)?;
-    if pid < 0 {
-        return Err(EINVAL);
-    }
+    word.parse().ok().filter(|n| *n >= 0).ok_or(EINVAL)
+}
+
+/// Moves the thread with the given number (0: the writer) here, from another group of the same domain.
+fn store_threads(
+    s: &Subject,
+    io: &Io<'_>,
+    border: Option<&Arc<CgroupNs>>,
+    data: &[u8],
+) -> Result<()> {
     let kernel = s.control.kernel()?;
-    let pid = if pid == 0 { writer.process.pid } else { writer.kernel_pid(pid)? };
-    let task = {
-        let tree = kernel.tree.read();
-        tree.task(pid).or_else(|| tree.leader(pid)).ok_or(ESRCH)?
+    let tid = match number(data)? {
+        0 => io.task.tid,
+        n => io.task.kernel_pid(n)?,
     };
-    may_enter(s, &kernel.cgroups.of(&task.process), io.opener, border)?;
-    kernel.cgroups.migrate(&kernel, &task, &s.group)
+    let task = kernel.tree.read().task(tid).ok_or(ESRCH)?;
+    may_enter(s, &kernel.cgroups.of_task(&task), io.opener, border)?;
+    kernel.cgroups.migrate_thread(&kernel, &task, &s.group)
 }
