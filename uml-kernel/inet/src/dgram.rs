@@ -55,6 +55,8 @@ macro_rules! each {
 }
 
 const UDP_CORK: i32 = 1;
+const UDPLITE_SEND_CSCOV: i32 = 10;
+const UDPLITE_RECV_CSCOV: i32 = 11;
 const UDP_ENCAP: i32 = 100;
 const UDP_NO_CHECK6_TX: i32 = 101;
 const UDP_NO_CHECK6_RX: i32 = 102;
@@ -87,6 +89,11 @@ impl DgramSocket {
     /// A UDP socket.
     pub fn udp(task: &Task, stack: &Arc<Stack>, v6: bool) -> Arc<DgramSocket> {
         DgramSocket::make(task, Engine::Udp(UdpSocket::new(stack, v6)), v6)
+    }
+
+    /// A socket of UDP-Lite.
+    pub fn udplite(task: &Task, stack: &Arc<Stack>, v6: bool) -> Arc<DgramSocket> {
+        DgramSocket::make(task, Engine::Udp(UdpSocket::lite(stack, v6)), v6)
     }
 
     /// A ping socket.
@@ -255,6 +262,7 @@ impl Socket for DgramSocket {
     fn identity(&self) -> (i32, i32, i32) {
         let f = if self.v6 { libc::AF_INET6 } else { libc::AF_INET };
         let proto = match &self.engine {
+            Engine::Udp(s) if s.lite.is_some() => libc::IPPROTO_UDPLITE,
             Engine::Udp(_) => libc::IPPROTO_UDP,
             Engine::Ping(_) if self.v6 => libc::IPPROTO_ICMPV6,
             Engine::Ping(_) => libc::IPPROTO_ICMP,
@@ -440,12 +448,21 @@ impl Socket for DgramSocket {
                 self.options.set_stamping(name, f);
                 Ok(())
             }
-            (Engine::Udp(s), libc::IPPROTO_UDP, _) => {
+            (Engine::Udp(s), libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE, _) => {
                 if v.len() < 4 {
                     return Err(EINVAL);
                 }
                 let n = ip_options::int(v)?;
                 match name {
+                    UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV => {
+                        let cover = s.lite.as_ref().ok_or(ENOPROTOOPT)?;
+                        if name == UDPLITE_SEND_CSCOV {
+                            cover.set_send(n);
+                        } else {
+                            cover.set_recv(n);
+                        }
+                        Ok(())
+                    }
                     UDP_CORK => {
                         self.extra.set(recv::UDP_CORK, n != 0);
                         if n == 0 { s.uncork() } else { Ok(()) }
@@ -507,7 +524,14 @@ impl Socket for DgramSocket {
 
     fn get_option(&self, _task: &Task, level: i32, name: i32, _max: usize) -> Result<Vec<u8>> {
         match (&self.engine, level, name) {
-            (Engine::Udp(_), libc::IPPROTO_UDP, _) => match name {
+            (Engine::Udp(s), libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE, _) => match name {
+                // UDP has them, too, to be looked at.
+                UDPLITE_SEND_CSCOV => {
+                    ip_options::one(s.lite.as_ref().map_or(0, |c| c.get().0) as i32)
+                }
+                UDPLITE_RECV_CSCOV => {
+                    ip_options::one(s.lite.as_ref().map_or(0, |c| c.get().1) as i32)
+                }
                 UDP_CORK => ip_options::one(i32::from(self.extra.wants(recv::UDP_CORK))),
                 UDP_SEGMENT => ip_options::one(self.extra.segment.load(Ordering::Relaxed) as i32),
                 UDP_GRO | UDP_ENCAP => ip_options::one(0),

@@ -31,6 +31,9 @@ impl SocketFamily for Inet {
             (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => {
                 Ok(DgramSocket::udp(task, &stack, self.v6))
             }
+            (libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) => {
+                Ok(DgramSocket::udplite(task, &stack, self.v6))
+            }
             (libc::SOCK_DGRAM, p) if p == icmp => Ok(DgramSocket::ping(task, &stack, self.v6)),
             (libc::SOCK_RAW, 0) => Err(EPROTONOSUPPORT),
             (libc::SOCK_RAW, p) => {

@@ -13,6 +13,7 @@ use uml_net::snmp::IcmpCounters;
 use uml_net::stack::Stack;
 use uml_net::tcp::State;
 use uml_net::tcp_socket::{Row, TcpSocket};
+use uml_net::udp::UdpTable;
 use uml_procfs::ProcFs;
 use uml_procfs::synth::{Text, TextFn};
 
@@ -35,8 +36,10 @@ pub fn register(proc: &ProcFs) {
     s.add_net("arp", 0o444, file(arp));
     s.add_net("tcp", 0o444, file(|s, o| tcp(s, o, false)));
     s.add_net("tcp6", 0o444, file(|s, o| tcp(s, o, true)));
-    s.add_net("udp", 0o444, file(|s, o| udp(s, o, false)));
-    s.add_net("udp6", 0o444, file(|s, o| udp(s, o, true)));
+    s.add_net("udp", 0o444, file(|s, o| udp(&s.udp, o, false)));
+    s.add_net("udp6", 0o444, file(|s, o| udp(&s.udp, o, true)));
+    s.add_net("udplite", 0o444, file(|s, o| udp(&s.udplite, o, false)));
+    s.add_net("udplite6", 0o444, file(|s, o| udp(&s.udplite, o, true)));
     s.add_net("raw", 0o444, file(|s, o| raw(s, o, false)));
     s.add_net("raw6", 0o444, file(|s, o| raw(s, o, true)));
     s.add_net("snmp", 0o444, file(snmp));
@@ -371,9 +374,9 @@ fn datagram_row(out: &mut Text, n: usize, d: &DatagramRow, v6: bool) {
     }
 }
 
-fn udp(s: &Arc<Stack>, out: &mut Text, v6: bool) {
+fn udp(table: &UdpTable, out: &mut Text, v6: bool) {
     datagram_head(out, v6);
-    for (n, u) in s.udp.list().iter().filter(|u| u.v6 == v6).enumerate() {
+    for (n, u) in table.list().iter().filter(|u| u.v6 == v6).enumerate() {
         let (rx, drops) = u.usage();
         let (uid, inode) = {
             let o = u.opts.lock();
@@ -482,32 +485,35 @@ fn snmp(s: &Arc<Stack>, out: &mut Text) {
         c.tcp_out_rsts.get(),
         c.tcp_in_csum_errors.get()
     ));
-    out.write_fmt(format_args!(
-        "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\nUdp: {} {} {} {} {} 0 {} 0 0\n",
-        c.udp.in_datagrams.get(),
-        c.udp.no_ports.get(),
-        c.udp.in_errors.get(),
-        c.udp.out_datagrams.get(),
-        c.udp.rcvbuf_errors.get(),
-        c.udp.in_csum_errors.get()
-    ));
+    for (name, c) in [("Udp", &c.udp), ("UdpLite", &c.udplite)] {
+        out.write_fmt(format_args!(
+            "{name}: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n{name}: {} {} {} {} {} 0 {} 0 0\n",
+            c.in_datagrams.get(),
+            c.no_ports.get(),
+            c.in_errors.get(),
+            c.out_datagrams.get(),
+            c.rcvbuf_errors.get(),
+            c.in_csum_errors.get()
+        ));
+    }
 }
 
-/// Connections and listeners, UDP and raw sockets of a family.
-fn in_use(s: &Stack, v6: bool) -> (usize, usize, usize) {
+/// Connections and listeners, sockets of UDP and UDP-Lite, and raw sockets of a family.
+fn in_use(s: &Stack, v6: bool) -> (usize, usize, usize, usize) {
     let (connections, _) = s.tcp.connections();
     let tcp = s.tcp.listening().iter().chain(&connections).filter(|t| t.v6 == v6).count();
-    let udp = s.udp.list().iter().filter(|u| u.v6 == v6).count();
-    (tcp, udp, s.raw.list().iter().filter(|r| r.v6 == v6).count())
+    let of = |t: &UdpTable| t.list().iter().filter(|u| u.v6 == v6).count();
+    let (udp, lite) = (of(&s.udp), of(&s.udplite));
+    (tcp, udp, lite, s.raw.list().iter().filter(|r| r.v6 == v6).count())
 }
 
 fn sockstat(s: &Arc<Stack>, out: &mut Text) {
     let (_, tw) = s.tcp.counts();
-    let (tcp, udp, raw) = in_use(s, false);
-    let (tcp6, udp6, raw6) = in_use(s, true);
+    let (tcp, udp, lite, raw) = in_use(s, false);
+    let (tcp6, udp6, lite6, raw6) = in_use(s, true);
     out.write_fmt(format_args!(
-        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw {tw} alloc {} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n",
-        tcp + udp + raw + tcp6 + udp6 + raw6,
+        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw {tw} alloc {} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse {lite}\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n",
+        tcp + udp + lite + raw + tcp6 + udp6 + lite6 + raw6,
         tcp + tcp6,
     ));
 }
@@ -527,9 +533,9 @@ fn packet(s: &Arc<Stack>, out: &mut Text) {
 }
 
 fn sockstat6(s: &Arc<Stack>, out: &mut Text) {
-    let (tcp, udp, raw) = in_use(s, true);
+    let (tcp, udp, lite, raw) = in_use(s, true);
     out.write_fmt(format_args!(
-        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
+        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse {lite}\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
     ));
 }
 

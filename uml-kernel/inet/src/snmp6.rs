@@ -40,7 +40,8 @@ fn line(out: &mut Text, name: &str, value: u64) {
 pub(crate) fn show(s: &Arc<Stack>, out: &mut Text) {
     ip(&s.snmp.ip6, out);
     icmp(&s.snmp.icmp6, true, out);
-    udp(&s.snmp.udp6, out);
+    udp(&s.snmp.udp6, "Udp6", out);
+    udp(&s.snmp.udplite6, "UdpLite6", out);
 }
 
 /// The interfaces that have a file: those that IPv6 can be on.
@@ -140,7 +141,7 @@ fn icmp(c: &IcmpCounters, limits: bool, out: &mut Text) {
     }
 }
 
-fn udp(c: &UdpCounters, out: &mut Text) {
+fn udp(c: &UdpCounters, prefix: &str, out: &mut Text) {
     for (name, value) in [
         ("InDatagrams", c.in_datagrams.get()),
         ("NoPorts", c.no_ports.get()),
@@ -153,6 +154,10 @@ fn udp(c: &UdpCounters, out: &mut Text) {
         ("IgnoredMulti", 0),
         ("MemErrors", 0),
     ] {
-        line(out, &format!("Udp6{name}"), value);
+        if name == "IgnoredMulti" && prefix == "UdpLite6" {
+            // Linux has no such line.
+            continue;
+        }
+        line(out, &format!("{prefix}{name}"), value);
     }
 }

@@ -329,7 +329,7 @@ fn verdict_v6(kind: u8, code: u8) -> (Errno, bool) {
 fn notify(stack: &Stack, cx: &mut Cx, n: &Notice) {
     match n.proto {
         proto::TCP => stack.tcp_notice(cx, n),
-        proto::UDP => stack.udp_notice(cx, n),
+        proto::UDP | proto::UDPLITE => stack.udp_notice(cx, n),
         proto::ICMP | proto::ICMPV6 => stack.ping_notice(cx, n),
         _ => {}
     }

@@ -580,7 +580,7 @@ impl Stack {
         let taken = self.raw.deliver(cx, iface, to, &p);
         match to.proto {
             proto::TCP => self.tcp_input(cx, iface, to, p),
-            proto::UDP => self.udp_input(cx, iface, to, p),
+            proto::UDP | proto::UDPLITE => self.udp_input(cx, iface, to, p),
             proto::ICMP if to.dst.is_ipv4() => icmp::input_v4(self, cx, iface, to, p),
             proto::ICMPV6 if to.dst.is_ipv6() => icmp::input_v6(self, cx, iface, to, p),
             proto::IGMP => {}

@@ -56,6 +56,7 @@ mod tests;
 pub mod time;
 pub mod timer;
 pub mod udp;
+pub mod udplite;
 pub mod veth;
 pub mod vlan;
 pub mod wire;

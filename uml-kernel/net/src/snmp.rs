@@ -150,6 +150,8 @@ pub struct Snmp {
     pub tcp_syncookies_recv: Counter,
     pub udp: UdpCounters,
     pub udp6: UdpCounters,
+    pub udplite: UdpCounters,
+    pub udplite6: UdpCounters,
 }
 
 impl Snmp {
@@ -158,9 +160,14 @@ impl Snmp {
         if v6 { &self.ip6 } else { &self.ip }
     }
 
-    /// Those of UDP over IPv4 or IPv6.
-    pub fn udp_of(&self, v6: bool) -> &UdpCounters {
-        if v6 { &self.udp6 } else { &self.udp }
+    /// Those of UDP, or of UDP-Lite, over IPv4 or IPv6.
+    pub fn udp_of(&self, v6: bool, lite: bool) -> &UdpCounters {
+        match (v6, lite) {
+            (false, false) => &self.udp,
+            (true, false) => &self.udp6,
+            (false, true) => &self.udplite,
+            (true, true) => &self.udplite6,
+        }
     }
 
     /// Those of ICMP or ICMPv6.

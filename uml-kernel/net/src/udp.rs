@@ -1,4 +1,4 @@
-//! UDP sockets (RFC 768, udp(7)).
+//! UDP sockets (RFC 768, udp(7)), and those of UDP-Lite, which differ by [`Coverage`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +17,7 @@ use crate::ports::{Claim, Ports};
 use crate::sock::{self, Datagram, Inbox, IpOptions, SendInfo};
 use crate::stack::{Cx, Stack};
 use crate::stamp::{Hear, Stamp};
+use crate::udplite::{self, Coverage};
 use crate::wire::icmp as wire_icmp;
 use crate::wire::proto;
 use crate::wire::udp::{self as wire, Udp};
@@ -58,6 +59,8 @@ pub struct UdpSocket {
     pub stack: Arc<Stack>,
     pub id: u64,
     pub v6: bool,
+    /// It is one of UDP-Lite.
+    pub lite: Option<Coverage>,
     pub wait: Arc<WaitQueue>,
     pub opts: Mutex<IpOptions>,
     names: Mutex<Names>,
@@ -81,11 +84,16 @@ fn unspecified(v6: bool) -> IpAddr {
 impl UdpSocket {
     /// An unbound socket.
     pub fn new(stack: &Arc<Stack>, v6: bool) -> Arc<UdpSocket> {
+        UdpSocket::make(stack, v6, None)
+    }
+
+    pub(crate) fn make(stack: &Arc<Stack>, v6: bool, lite: Option<Coverage>) -> Arc<UdpSocket> {
         Arc::new_cyclic(|me| UdpSocket {
             me: me.clone(),
             stack: stack.clone(),
             id: sock::new_id(),
             v6,
+            lite,
             wait: WaitQueue::shared(),
             opts: Mutex::new(Rank::LEAF, IpOptions::default()),
             names: Mutex::new(
@@ -138,6 +146,10 @@ impl UdpSocket {
         (i.inbox.shut_read, i.inbox.shut_write)
     }
 
+    fn table(&self) -> &UdpTable {
+        self.stack.udp_table(self.lite.is_some())
+    }
+
     fn claim(&self, addr: IpAddr) -> Claim {
         let o = self.opts.lock();
         Claim {
@@ -178,7 +190,7 @@ impl UdpSocket {
 
     fn enter_table(&self, inner: &mut Inner, addr: SocketAddr) -> Result<()> {
         let c = self.claim(addr.ip());
-        let t = &self.stack.udp;
+        let t = self.table();
         let port = if addr.port() == 0 {
             let range = self.stack.port_range();
             t.ports.claim_any(range, self.stack.random(), self.id, &c)?
@@ -343,6 +355,9 @@ impl UdpSocket {
         };
         sock::check_broadcast(&way, &o)?;
         let size = usize::from(info.segment);
+        if size > 0 && self.lite.is_some() {
+            return Err(EIO);
+        }
         if size > 0 && data.len() > size {
             let segments = data.len().div_ceil(size);
             let headers = wire::HEADER + ip::header_len(dst.ip()) + o.extra(dst.ip(), info);
@@ -365,7 +380,8 @@ impl UdpSocket {
         o: &IpOptions,
     ) -> Result<()> {
         let len = wire::HEADER + data.len();
-        let mut m = o.meta(way, dst.ip(), proto::UDP, len, info, &self.stack);
+        let proto = if self.lite.is_some() { proto::UDPLITE } else { proto::UDP };
+        let mut m = o.meta(way, dst.ip(), proto, len, info, &self.stack);
         if !way.iface.is_loopback()
             && dst.is_ipv6()
             && m.options.len() + len + 40 > way.mtu
@@ -374,11 +390,18 @@ impl UdpSocket {
             return Err(EMSGSIZE);
         }
         let mut p = Packet::new(data);
-        let h = Udp { src: port, dst: dst.port(), len, checksum: 0 };
+        let (field, covered) = self.lite.as_ref().map_or((len, len), |c| c.of(len));
+        let h = Udp { src: port, dst: dst.port(), len: field, checksum: 0 };
         p.head_mut().extend_from_slice(&h.bytes());
         (p.mark, p.priority) = (o.mark, 0);
         p.told.0 = Stamp::new(self.me.clone(), info.stamp);
-        ip::partial_checksum(&mut p, way.src, dst.ip(), proto::UDP, 6);
+        if self.lite.is_some() {
+            // No device knows of coverage.
+            let sum = udplite::checksum(&p, way.src, dst.ip(), covered);
+            p.net_bytes_mut()[6..8].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            ip::partial_checksum(&mut p, way.src, dst.ip(), proto::UDP, 6);
+        }
         if info.segment > 0 && p.data.len() > usize::from(info.segment) {
             p.gso = Some(Gso { kind: GsoKind::Udp, size: info.segment });
             m.df = true;
@@ -388,7 +411,8 @@ impl UdpSocket {
         if !group_loop && w.kind == crate::route::Kind::Multicast {
             w.kind = crate::route::Kind::Unicast;
         }
-        self.stack.snmp.udp_of(dst.is_ipv6()).out_datagrams.inc();
+        let counters = self.stack.snmp.udp_of(dst.is_ipv6(), self.lite.is_some());
+        counters.out_datagrams.inc();
         self.stack.send_ip(cx, &w, &m, p)
     }
 
@@ -448,8 +472,8 @@ impl UdpSocket {
             inner.bound = false;
         }
         if port != 0 {
-            self.stack.udp.ports.release(port, self.id);
-            let mut t = self.stack.udp.by_port.write();
+            self.table().ports.release(port, self.id);
+            let mut t = self.table().by_port.write();
             if let Some(list) = t.get_mut(&port) {
                 let list = Arc::make_mut(list);
                 list.retain(|s| s.id != self.id);
@@ -468,7 +492,7 @@ impl UdpSocket {
             (o.reuse_addr, o.reuse_port, o.device)
         };
         self.inner.lock().way = None;
-        self.stack.udp.ports.change(self.local().port(), self.id, |c| {
+        self.table().ports.change(self.local().port(), self.id, |c| {
             (c.reuse_addr, c.reuse_port, c.iface) = (reuse_addr, reuse_port, iface);
         });
     }
@@ -554,29 +578,41 @@ impl Stack {
         to: &Delivery,
         mut p: Packet,
     ) {
-        let counters = self.snmp.udp_of(to.dst.is_ipv6());
+        let lite = to.proto == proto::UDPLITE;
+        let counters = self.snmp.udp_of(to.dst.is_ipv6(), lite);
         if !p.pull(to.header_len + wire::HEADER) {
             counters.in_errors.inc();
             return;
         }
         let whole = p.net_len() - to.header_len;
-        let Ok(h) = Udp::parse(&p.net()[to.header_len..], whole) else {
+        let header = &p.net()[to.header_len..];
+        let Ok(h) = Udp::parse(header, whole) else {
+            if lite && header[4] == 0 && header[5] < wire::HEADER as u8 {
+                // Less than its header is covered.
+                counters.in_csum_errors.inc();
+            }
             counters.in_errors.inc();
             return;
         };
+        let cover = (h.len, whole);
+        let len = if lite { whole } else { h.len };
         if p.gso.is_none() {
-            p.truncate_net(to.header_len + h.len);
+            p.truncate_net(to.header_len + len);
         }
-        // A checksum of zero is none, which IPv6 does not allow.
-        let unchecked = h.checksum == 0 && to.dst.is_ipv4();
-        if !unchecked && !to.checksum_ok(&p) {
+        let sound = if lite {
+            h.checksum != 0 && udplite::checksum_ok(&p, to, h.len)
+        } else {
+            // A checksum of zero is none, which IPv6 does not allow.
+            h.checksum == 0 && to.dst.is_ipv4() || to.checksum_ok(&p)
+        };
+        if !sound {
             counters.in_csum_errors.inc();
             counters.in_errors.inc();
             return;
         }
         let src = SocketAddr::new(to.src, h.src);
         let candidates = {
-            let t = self.udp.by_port.read();
+            let t = self.udp_table(lite).by_port.read();
             t.get(&h.dst).cloned().unwrap_or_default()
         };
         let gso = p.gso.map_or(0, |g| g.size);
@@ -597,7 +633,7 @@ impl Stack {
                 header,
                 piece: p.piece,
             };
-            self.udp_flood(cx, iface, &candidates, &d);
+            self.udp_flood(cx, iface, &candidates, &d, cover);
             return;
         }
         let score = |s: &UdpSocket| s.score(src, to.dst, iface.index);
@@ -626,7 +662,11 @@ impl Stack {
         } else {
             last
         };
-        if gso == 0 && s.refuses(cx, h.len - wire::HEADER) {
+        if !s.accepts(cover) {
+            counters.in_errors.inc();
+            return;
+        }
+        if gso == 0 && s.refuses(cx, len - wire::HEADER) {
             // Before anything is done for it: a flood must not take the time that its reader needs.
             counters.rcvbuf_errors.inc();
             counters.in_errors.inc();
@@ -667,7 +707,14 @@ impl Stack {
     }
 
     /// Every member of a group gets it, and every socket a broadcast.
-    fn udp_flood(&self, cx: &mut Cx, iface: &Arc<Interface>, to: &[Arc<UdpSocket>], d: &Datagram) {
+    fn udp_flood(
+        &self,
+        cx: &mut Cx,
+        iface: &Arc<Interface>,
+        to: &[Arc<UdpSocket>],
+        d: &Datagram,
+        cover: (usize, usize),
+    ) {
         for s in to {
             if s.score(d.src, d.dst, iface.index).is_none() {
                 continue;
@@ -682,8 +729,11 @@ impl Stack {
                     continue;
                 }
             }
-            if s.deliver(cx, d.clone()) {
-                self.snmp.udp_of(d.dst.is_ipv6()).in_datagrams.inc();
+            let counters = self.snmp.udp_of(d.dst.is_ipv6(), s.lite.is_some());
+            if !s.accepts(cover) {
+                counters.in_errors.inc();
+            } else if s.deliver(cx, d.clone()) {
+                counters.in_datagrams.inc();
             }
         }
     }
@@ -715,7 +765,7 @@ impl Stack {
             |at: usize| n.payload.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
         let (local, remote) = (word(0), SocketAddr::new(n.dst, word(2)));
         let candidates = {
-            let t = self.udp.by_port.read();
+            let t = self.udp_table(n.proto == proto::UDPLITE).by_port.read();
             t.get(&local).cloned().unwrap_or_default()
         };
         // The sender: the socket that its answer would go to.
@@ -737,7 +787,8 @@ impl Stack {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        if !self.stack.ends.wanted() {
+        // Linux tells nobody of UDP-Lite.
+        if self.lite.is_some() || !self.stack.ends.wanted() {
             return;
         }
         let Names { local, remote } = *self.names.get_mut();

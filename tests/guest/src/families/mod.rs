@@ -47,6 +47,7 @@ mod time;
 mod timens;
 mod timestamping;
 mod tty;
+mod udplite;
 mod unix;
 mod unixoptions;
 
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Family> {
         inet,
         ipoptions,
         sockopt,
+        udplite,
         timestamping,
         rights,
         unixoptions,

@@ -88,6 +88,7 @@ fn sockets(stack: &Stack, protocol: i32) -> Result<Vec<Socket>> {
             Ok(all.chain(waits.into_iter().map(Socket::Wait)).collect())
         }
         libc::IPPROTO_UDP => Ok(stack.udp.list().into_iter().map(Socket::Udp).collect()),
+        libc::IPPROTO_UDPLITE => Ok(stack.udplite.list().into_iter().map(Socket::Udp).collect()),
         libc::IPPROTO_RAW => Ok(stack.raw.list().into_iter().map(Socket::Raw).collect()),
         // As for a protocol whose module is not there.
         _ => Err(ENOENT),
