@@ -30,7 +30,13 @@ pub const TABLE: &[Entry] = &[
     call!(204, "sched_getaffinity", sched_getaffinity(Pid, Size, Out)),
     call!(251, "ioprio_set", ioprio_set(Int, Int, Int)),
     call!(252, "ioprio_get", ioprio_get(Int, Int)),
-    call!(314, "sched_setattr", sched_setattr(Pid, Ptr, Flags)),
+    call!(
+        314,
+        "sched_setattr",
+        sched_setattr(Pid, Ptr, Flags),
+        Never,
+        Partial("SCHED_DEADLINE is never admitted (EBUSY): the host schedules")
+    ),
     call!(315, "sched_getattr", sched_getattr(Pid, Out, Size, Flags)),
 ];
 
@@ -228,6 +234,18 @@ fn read_attr(cx: &Ctx<'_>, addr: u64) -> Result<SchedAttr> {
     Ok(attr)
 }
 
+/// `EINVAL` for what SCHED_DEADLINE cannot have: runtime <= deadline <= period, the least runtime that Linux tells from none,
+/// and the default bounds of periods (sched(7); /proc/sys/kernel/sched_deadline_period_min_us and its kin).
+fn check_deadline(a: &SchedAttr) -> Result<()> {
+    const LEAST_RUNTIME: u64 = 1 << 10;
+    const SHORTEST: u64 = 100_000;
+    const LONGEST: u64 = (1 << 22) * 1000;
+    let period = if a.period == 0 { a.deadline } else { a.period };
+    let ordered = a.runtime <= a.deadline && a.deadline <= period;
+    let sized = a.runtime >= LEAST_RUNTIME && (SHORTEST..=LONGEST).contains(&period);
+    if ordered && sized && a.priority == 0 { Ok(()) } else { Err(EINVAL) }
+}
+
 fn sched_setattr(cx: &mut Ctx<'_>, tid: i32, addr: u64, flags: u32) -> Result<u64> {
     if addr == 0 || tid < 0 || flags != 0 {
         return Err(EINVAL);
@@ -245,13 +263,14 @@ fn sched_setattr(cx: &mut Ctx<'_>, tid: i32, addr: u64, flags: u32) -> Result<u6
     let policy =
         if attr.flags & FLAG_KEEP_POLICY != 0 { old.sched_policy } else { attr.policy as i32 };
     if policy == SCHED_DEADLINE {
-        let valid = attr.runtime != 0
-            && attr.deadline >= attr.runtime
-            && (attr.period == 0 || attr.period >= attr.deadline);
-        if !valid {
-            return Err(EINVAL);
-        }
+        check_deadline(&attr)?;
         cx.task.require(Cap::SysNice)?;
+        let ncpus = cx.task.kernel().ncpus;
+        let bound = t.affinity(ncpus).iter().map(|w| w.count_ones() as usize).sum::<usize>();
+        if bound < ncpus {
+            // Its bandwidth is that of all processors (sched(7), "Deadline scheduling").
+            return Err(EPERM);
+        }
         // There is no bandwidth to admit it with: the host schedules.
         return Err(EBUSY);
     }

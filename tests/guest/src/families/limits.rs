@@ -4,7 +4,7 @@ use crate::sys::*;
 use crate::{c, cases, sc};
 
 cases! {
-    rlimits, rlimit_effects, rlimit_data, rlimit_stack, prlimit_others, nice_user, sched_policies, sched_affinity, sched_yield_and_rr, uname_fields, sysinfo_sane, getrandom, personality, sysconf_values, auxv, priorities, nproc_limit: root,
+    rlimits, rlimit_effects, rlimit_data, rlimit_stack, prlimit_others, nice_user, sched_policies, deadline, deadline_root: root, sched_affinity, sched_yield_and_rr, uname_fields, sysinfo_sane, getrandom, personality, sysconf_values, auxv, priorities, nproc_limit: root,
 }
 
 fn limit(r: u32) -> (R, u64, u64) {
@@ -189,6 +189,56 @@ fn sched_policies() {
     say("sched_getattr", sc!(libc::SYS_sched_getattr, 0, a.as_mut_ptr(), 56, 0));
     say("size and policy", format!("{} {}", a[0], a[1]));
     say("sched_getattr small", sc!(libc::SYS_sched_getattr, 0, a.as_mut_ptr(), 10, 0));
+}
+
+/// `struct sched_attr` of SCHED_DEADLINE.
+fn deadline_attr(flags: u64, priority: u64, times: [u64; 3]) -> R {
+    let mut a = [48u64 | 6 << 32, flags, priority << 32, 0, 0, 0];
+    a[3..].copy_from_slice(&times);
+    sc!(libc::SYS_sched_setattr, 0, a.as_ptr(), 0)
+}
+
+/// What SCHED_DEADLINE refuses whoever asks (sched_setattr(2), sched(7)).
+fn deadline_errors() {
+    const MS: u64 = 1_000_000;
+    for (what, flags, priority, times) in [
+        ("a priority", 0, 1, [10 * MS, 100 * MS, 100 * MS]),
+        ("no runtime", 0, 0, [0, 100 * MS, 100 * MS]),
+        ("too short a runtime", 0, 0, [1023, 100 * MS, 100 * MS]),
+        ("a deadline before it", 0, 0, [10 * MS, 5 * MS, 100 * MS]),
+        ("a period before that", 0, 0, [10 * MS, 100 * MS, 50 * MS]),
+        ("no deadline", 0, 0, [10 * MS, 0, 100 * MS]),
+        ("a huge deadline", 0, 0, [10 * MS, 1 << 63, 0]),
+        ("a huge period", 0, 0, [10 * MS, 100 * MS, 1 << 63]),
+        ("a short period", 0, 0, [10_000, 20_000, 99_000]),
+        ("a long period", 0, 0, [10 * MS, 100 * MS, 4200 * MS]),
+        ("a long deadline", 0, 0, [10 * MS, 5000 * MS, 0]),
+        ("an unknown flag", 1 << 20, 0, [10 * MS, 100 * MS, 100 * MS]),
+    ] {
+        say(what, deadline_attr(flags, priority, times));
+    }
+    let p = libc::sched_param { sched_priority: 0 };
+    say("sched_setscheduler", c!(libc::sched_setscheduler(0, 6, &p)));
+}
+
+fn deadline() {
+    deadline_errors();
+    say("an ordinary user", deadline_attr(0, 0, [1_000_000, 10_000_000, 10_000_000]));
+}
+
+fn deadline_root() {
+    deadline_errors();
+    // Its bandwidth is that of all processors.
+    say(
+        "bound to one processor",
+        in_child(|| {
+            let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+            unsafe { libc::CPU_SET(0, &mut one) };
+            c!(libc::sched_setaffinity(0, std::mem::size_of_val(&one), &one));
+            say("set", deadline_attr(0, 0, [1_000_000, 10_000_000, 10_000_000]));
+            0
+        }),
+    );
 }
 
 fn sched_affinity() {
