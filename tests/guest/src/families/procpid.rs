@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 cases! {
     own_call, calls_of_others, outside_calls, after_signals, traced_calls, ended: root, permissions_user, syscall_root: root,
-    mapped_files, map_names, followed: root, not_followed,
+    dead_leader, dead_leader_root: root, mapped_files, map_names, followed: root, not_followed,
 }
 
 fn text(p: &str) -> String {
@@ -390,4 +390,48 @@ fn not_followed() {
     say("open", open(&link(at), 0).ok());
     say("stat", std::fs::metadata(link(at)).is_ok());
     say("open itself", open(&link(at), libc::O_PATH | libc::O_NOFOLLOW).ok());
+}
+
+/// The descriptors of a process whose first thread has ended, looked at by its parent, which has the same credentials.
+fn dead_leader() {
+    let (tids, go) = (shared_words(), Event::new());
+    let pid = child(|| {
+        std::thread::spawn(move || {
+            publish(&tids[0], gettid());
+            go.wait();
+            unsafe { libc::syscall(libc::SYS_exit_group, 0) };
+        });
+        await_change(&tids[0], 0);
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        1
+    });
+    await_state(pid, pid, "Z");
+    let tid = tids[0].load(std::sync::atomic::Ordering::SeqCst);
+    for dir in ["fd", "fdinfo", "map_files"] {
+        for at in [
+            format!("/proc/{pid}"),
+            format!("/proc/{pid}/task/{pid}"),
+            format!("/proc/{pid}/task/{tid}"),
+        ] {
+            if dir == "map_files" && at.contains("task") {
+                continue;
+            }
+            let name = at.replace(&pid.to_string(), "PID").replace(&tid.to_string(), "TID");
+            let path = format!("{at}/{dir}");
+            let list = std::fs::read_dir(&path).map_or_else(
+                |e| errno_name(e.raw_os_error().unwrap()),
+                |d| format!("{} entries", if d.count() == 0 { "no" } else { "some" }),
+            );
+            let one = std::fs::read_link(format!("{path}/0"))
+                .map_or_else(|e| errno_name(e.raw_os_error().unwrap()), |_| "a link".into());
+            let access = c!(libc::access(cstr(&path).as_ptr(), libc::R_OK | libc::X_OK));
+            say(&format!("{name}/{dir}"), format!("{list}, {one}, {access}"));
+        }
+    }
+    go.post();
+    say("ended", reap(pid));
+}
+
+fn dead_leader_root() {
+    dead_leader();
 }

@@ -113,7 +113,7 @@ thread_local! {
 }
 
 /// The task whose kernel code the calling thread runs, or ran last.
-pub(crate) fn served_task() -> Option<Arc<Task>> {
+pub fn served_task() -> Option<Arc<Task>> {
     SERVED.with_borrow(|s| s.as_ref().and_then(|s| s.task.upgrade()))
 }
 

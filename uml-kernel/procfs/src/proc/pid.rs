@@ -48,6 +48,7 @@ use uml_core::kernel::Kernel;
 use uml_core::ns::user::IdKind;
 use uml_core::task::access::{Ids, may_access, may_access_as};
 use uml_core::task::process::Usage;
+use uml_core::task::sleep::served_task;
 use uml_core::task::{Cred, Process, Task, usage};
 use uml_core::vfs::Perm;
 use uml_mm::Mm;
@@ -230,8 +231,12 @@ impl Access for OwnAccess {
     }
 
     fn permission(&self, cred: &Cred, _: u32, _: &Perm) -> Option<Result<()>> {
-        // It is known by its credentials, which are shared by nobody but its own fork children.
-        let own = self.0.0.task().is_ok_and(|t| std::ptr::eq(&*t.cred(), cred));
+        let Ok(t) = self.0.0.task() else { return None };
+        let own = match served_task() {
+            Some(reader) => reader.process.pid == t.process.pid,
+            // The kernel itself.
+            None => std::ptr::eq(&*t.cred(), cred),
+        };
         own.then_some(Ok(()))
     }
 }
