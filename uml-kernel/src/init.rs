@@ -118,7 +118,7 @@ fn consoles(
 pub fn vdso(kernel: &Arc<Kernel>) -> Result<()> {
     let Some(platform) = kernel.platform() else { return Ok(()) };
     let (real_ns, mono_ns) = kernel.time.offsets();
-    let same_numbers = uml_host::sched::allowed_cpus().iter().enumerate().all(|(i, c)| i == *c);
+    let same_numbers = uml_host::sched::machine_cpus().iter().enumerate().all(|(i, c)| i == *c);
     kernel.same_cpu_numbers.store(same_numbers, Ordering::Relaxed);
     let image =
         Arc::new(VdsoImage::new(&platform.limits(), Offsets { real_ns, mono_ns }, same_numbers)?);

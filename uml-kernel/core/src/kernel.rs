@@ -421,7 +421,7 @@ impl Kernel {
     /// Number of the guest CPU the calling worker runs on.
     pub fn current_cpu(&self) -> u32 {
         let host = uml_host::sched::current_cpu();
-        let cpus = uml_host::sched::allowed_cpus();
+        let cpus = uml_host::sched::machine_cpus();
         cpus.iter().position(|c| *c == host).unwrap_or(0) as u32
     }
 

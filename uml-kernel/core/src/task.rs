@@ -470,21 +470,29 @@ impl Task {
 
     /// Restricts the task to the CPUs of `mask`; its host thread follows.
     pub fn set_affinity(&self, mask: &[u64]) -> Result<()> {
-        let tid = self.kick.lock().as_ref().map_or(0, |k| k.host_tid());
-        if tid != 0 {
-            let host = uml_host::sched::allowed_cpus();
-            let cpus: Vec<usize> = host
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| mask.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 != 0))
-                .map(|(_, c)| *c)
-                .collect();
-            if !cpus.is_empty() {
-                uml_host::sched::set_affinity(tid, &cpus)?;
-            }
-        }
+        self.confine(mask)?;
         self.personal.lock().affinity = mask.to_vec();
         Ok(())
+    }
+
+    fn confine(&self, mask: &[u64]) -> Result<()> {
+        let host = uml_host::sched::machine_cpus().iter().enumerate();
+        let chosen = host.filter(|(i, _)| mask.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 != 0));
+        let cpus: Vec<usize> = chosen.map(|(_, c)| *c).collect();
+        let kick = self.kick.lock().clone();
+        match kick.filter(|_| !cpus.is_empty()) {
+            Some(k) => k.confine(&cpus),
+            None => Ok(()),
+        }
+    }
+
+    /// It has another host thread, which is to be where the task may be.
+    pub(crate) fn follow_affinity(&self) {
+        let mask = self.personal.lock().affinity.clone();
+        if !mask.is_empty() {
+            // A thread that is gone already has no place.
+            let _ = self.confine(&mask);
+        }
     }
 
     /// What the task is doing.

@@ -1,10 +1,6 @@
 //! Scheduling facts of the host: CPU time, affinity, memory ordering.
 
-use uml_abi::{Errno, Result};
-
-fn last() -> Errno {
-    std::io::Error::last_os_error().into()
-}
+use std::sync::OnceLock;
 
 /// CPU time of the thread `tid` of any process in nanoseconds; 0 when it is gone.
 pub fn thread_cpu_ns(tid: i32) -> u64 {
@@ -46,17 +42,11 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..libc::CPU_SETSIZE as usize).filter(|c| unsafe { libc::CPU_ISSET(*c, &set) }).collect()
 }
 
-/// Restricts the host thread `tid` to `cpus`.
-pub fn set_affinity(tid: i32, cpus: &[usize]) -> Result<()> {
-    // SAFETY: an all-zero cpu_set_t is a valid empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for c in cpus.iter().filter(|c| **c < libc::CPU_SETSIZE as usize) {
-        // SAFETY: the number is below the set's size.
-        unsafe { libc::CPU_SET(*c, &mut set) };
-    }
-    // SAFETY: the size is that of the set.
-    let r = unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set) };
-    if r < 0 { Err(last()) } else { Ok(()) }
+/// The CPUs of the machine: those of the thread that asked first, which the kernel does while it boots. Workers are confined to
+/// one of them for a while, so what a thread may use now is another matter.
+pub fn machine_cpus() -> &'static [usize] {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    CPUS.get_or_init(allowed_cpus)
 }
 
 /// The host CPU the calling thread runs on.

@@ -132,6 +132,9 @@ pub trait Kick: Send + Sync {
     /// (CPU time) on the host; 0 when gone.
     fn host_tid(&self) -> i32;
 
+    /// Confines the guest thread to these host CPUs until the next call (sched_setaffinity(2)); nothing when it is gone.
+    fn confine(&self, cpus: &[usize]) -> Result<()>;
+
     /// Where the guest thread stopped, looked at from outside and without disturbing it: a sample, which
     /// may be out of date at once.
     fn stance(&self) -> Stance;

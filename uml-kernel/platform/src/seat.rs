@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use uml_abi::Result;
+
 use crate::sys;
 
 /// Time between looks at seated pairs.
@@ -77,6 +79,8 @@ struct State {
     guest: i32,
     worker: i32,
     ended: bool,
+    /// Where the guest wants to be (sched_setaffinity(2)); empty for anywhere.
+    allowed: Vec<usize>,
     /// In [`Seats::seated`].
     listed: bool,
     /// The events that the last look found.
@@ -201,6 +205,11 @@ impl Seat {
             if st.ended || st.guest == 0 || st.worker == 0 {
                 return;
             }
+            // The worker follows its guest where that may not be here.
+            let cpu = match st.allowed.first() {
+                Some(first) if !st.allowed.contains(&cpu) => *first,
+                _ => cpu,
+            };
             // A refusal means a dead thread, or CPUs taken away: then the host places them.
             let seated = sys::set_affinity_of(st.guest, &[cpu]).is_ok()
                 && sys::set_affinity_of(st.worker, &[cpu]).is_ok();
@@ -217,6 +226,28 @@ impl Seat {
         if !self.seats.busy.swap(true, Ordering::SeqCst) {
             self.seats.changed.notify_all();
         }
+    }
+
+    /// Confines the guest to `cpus`, host CPUs, until the next call. Its worker goes along while they hand over often.
+    pub fn confine(&self, cpus: &[usize]) -> Result<()> {
+        let mut st = lock(&self.st);
+        let everywhere = self.seats.cpus.iter().all(|c| cpus.contains(c));
+        st.allowed = if everywhere { Vec::new() } else { cpus.to_vec() };
+        if st.ended || st.guest == 0 {
+            return Ok(());
+        }
+        sys::set_affinity_of(st.guest, cpus)?;
+        if self.cpu.load(Ordering::Relaxed) >= 0 {
+            // The next event seats them anew.
+            self.stand(&st, false);
+        }
+        Ok(())
+    }
+
+    /// The guest may be on `cpu`.
+    pub fn allows(&self, cpu: usize) -> bool {
+        let st = lock(&self.st);
+        st.allowed.is_empty() || st.allowed.contains(&cpu)
     }
 
     /// The context is over: its worker is another's, and its guest thread's id nobody's.
@@ -246,7 +277,8 @@ impl Seat {
         self.cpu.store(-1, Ordering::Relaxed);
         sys::set_affinity_of(st.worker, &self.seats.cpus).ok();
         if both {
-            sys::set_affinity_of(st.guest, &self.seats.cpus).ok();
+            let home = if st.allowed.is_empty() { &self.seats.cpus } else { &st.allowed };
+            sys::set_affinity_of(st.guest, home).ok();
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::sys::*;
 use crate::{c, cases, sc};
 
 cases! {
-    rlimits, rlimit_effects, rlimit_data, rlimit_stack, prlimit_others, nice_user, sched_policies, deadline, deadline_root: root, sched_affinity, sched_yield_and_rr, uname_fields, sysinfo_sane, getrandom, personality, sysconf_values, auxv, priorities, nproc_limit: root,
+    rlimits, rlimit_effects, rlimit_data, rlimit_stack, prlimit_others, nice_user, sched_policies, deadline, deadline_root: root, sched_affinity, affinity_moves, sched_yield_and_rr, uname_fields, sysinfo_sane, getrandom, personality, sysconf_values, auxv, priorities, nproc_limit: root,
 }
 
 fn limit(r: u32) -> (R, u64, u64) {
@@ -269,6 +269,61 @@ fn sched_affinity() {
     say("raw, too small", sc!(libc::SYS_sched_getaffinity, 0, 0, &mut set as *mut _));
     say("nobody", c!(libc::sched_getaffinity(i32::MAX, 128, &mut set)));
     say("bad pointer", sc!(libc::SYS_sched_getaffinity, 0, 128, 8));
+}
+
+/// Binding moves: the caller, what it starts, and another thread that computes.
+fn affinity_moves() {
+    use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    c!(libc::sched_getaffinity(0, std::mem::size_of_val(&set), &mut set));
+    let cpus: Vec<usize> = (0..1024).filter(|i| unsafe { libc::CPU_ISSET(*i, &set) }).collect();
+    let here = || unsafe { libc::sched_getcpu() };
+    let bind = |tid: i32, cpu: usize| {
+        let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        unsafe { libc::CPU_SET(cpu, &mut one) };
+        c!(libc::sched_setaffinity(tid, std::mem::size_of_val(&one), &one))
+    };
+    let (mut own, mut thread, mut forked, mut program) = (true, true, true, true);
+    for cpu in cpus.iter().chain(cpus.iter().rev()) {
+        let n = *cpu as i32;
+        bind(0, *cpu);
+        for _ in 0..50 {
+            own &= here() == n;
+            unsafe { libc::sched_yield() };
+        }
+        thread &= std::thread::spawn(move || unsafe { libc::sched_getcpu() } == n).join().unwrap();
+        forked &= in_child(|| i32::from(here() != n)) == "exit 0";
+        let out = std::process::Command::new("/bin/cat").arg("/proc/self/stat").output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        // The processor is field 39.
+        let field = text[text.rfind(')').unwrap()..].split(' ').nth(37).unwrap().to_string();
+        program &= field == n.to_string();
+    }
+    say("itself", own);
+    say("a new thread", thread);
+    say("a child", forked);
+    say("after execve", program);
+    c!(libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set));
+    static AT: [AtomicI32; 3] = [const { AtomicI32::new(-1) }; 3];
+    let spinner = std::thread::spawn(move || {
+        AT[0].store(gettid(), SeqCst);
+        while AT[2].load(SeqCst) < 0 {
+            AT[1].store(unsafe { libc::sched_getcpu() }, SeqCst);
+        }
+    });
+    while AT[0].load(SeqCst) < 0 {
+        std::thread::yield_now();
+    }
+    for cpu in cpus.iter().chain(cpus.iter().rev()) {
+        bind(AT[0].load(SeqCst), *cpu);
+        // The watchdog ends a wait in vain.
+        while AT[1].load(SeqCst) != *cpu as i32 {
+            std::thread::yield_now();
+        }
+    }
+    AT[2].store(1, SeqCst);
+    spinner.join().unwrap();
+    say("another thread", "moved");
 }
 
 fn sched_yield_and_rr() {

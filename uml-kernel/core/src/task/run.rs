@@ -30,6 +30,7 @@ impl Runner for Task {
             let spent = uml_host::sched::thread_cpu_ns(tid);
             self.user_ns_before.fetch_add(spent, Ordering::Relaxed);
         }
+        self.follow_affinity();
         // What waits for it (a first stop for a tracer) comes before its first instruction.
         let held = self.process.cpu.check.load(Ordering::SeqCst);
         if self.kernel().gate.is_closed() || held || self.attention.load(Ordering::SeqCst) {

@@ -70,6 +70,13 @@ impl Kick for Ctx {
         if self.lock().gone || self.space.process.is_gone() { 0 } else { self.tid }
     }
 
+    fn confine(&self, cpus: &[usize]) -> Result<()> {
+        match self.host_tid() {
+            0 => Ok(()),
+            _ => self.seat.confine(cpus),
+        }
+    }
+
     fn stance(&self) -> Stance {
         let st = self.lock();
         match st.stopped {
@@ -210,7 +217,8 @@ impl Cx {
         let tid = self.cx.tid;
         let process = &self.cx.space.process;
         let t = process.with_pid(|pid| Tracee::seize(pid, tid)).ok_or(errno::ESRCH)??;
-        if let Some(cpu) = sys::current_cpu().filter(|_| self.machine.seats.several()) {
+        let may = |cpu: &usize| self.machine.seats.several() && self.cx.seat.allows(*cpu);
+        if let Some(cpu) = sys::current_cpu().filter(may) {
             // Where it runs is a matter of speed only.
             sys::set_affinity_of(tid, &[cpu]).ok();
         }

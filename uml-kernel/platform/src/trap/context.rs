@@ -86,6 +86,13 @@ impl Kick for Ctx {
         self.tid.load(Ordering::Relaxed)
     }
 
+    fn confine(&self, cpus: &[usize]) -> Result<()> {
+        match self.host_tid() {
+            0 => Ok(()),
+            _ => self.seat.confine(cpus),
+        }
+    }
+
     fn stance(&self) -> Stance {
         let st = self.lock();
         if st.running || st.gone {

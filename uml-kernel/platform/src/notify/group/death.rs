@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uml_abi::Result;
+
 use super::{Ctx, Ended, Group, Run, State};
 use crate::api::{Kick, Stance};
 use crate::notify::serve::{First, serve_and_work};
@@ -129,6 +131,13 @@ impl Kick for Ctx {
 
     fn host_tid(&self) -> i32 {
         if self.space.group.is_member(self) && !self.space.process.is_gone() { self.tid } else { 0 }
+    }
+
+    fn confine(&self, cpus: &[usize]) -> Result<()> {
+        match self.host_tid() {
+            0 => Ok(()),
+            tid => sys::set_affinity_of(tid, cpus),
+        }
     }
 
     fn stance(&self) -> Stance {
