@@ -61,7 +61,8 @@ pub struct Vfs {
     /// Counts renames, so that names read without the lock can be checked.
     pub(crate) rename_seq: AtomicU64,
     pub(crate) mount_lock: Mutex<()>,
-    pub(crate) supers: Mutex<Vec<Weak<SuperInstance>>>,
+    /// By the address of the superblock: what is not looked for stays untouched, since it may be the last of its filesystem.
+    pub(crate) supers: Mutex<Vec<(usize, Weak<SuperInstance>)>>,
     pub(crate) mounts: Mutex<Vec<Weak<Mount>>>,
     next_mount: AtomicU64,
     next_group: AtomicU64,
@@ -94,14 +95,12 @@ impl Vfs {
 
     /// Every filesystem in use.
     pub fn superblocks(&self) -> Vec<Arc<dyn SuperBlock>> {
-        let supers: Vec<_> = self.supers.lock().iter().filter_map(Weak::upgrade).collect();
-        supers.iter().map(|s| s.sb.clone()).collect()
+        self.instances().iter().map(|s| s.sb.clone()).collect()
     }
 
     /// Writes out every filesystem in use; the errors that occurred.
     pub fn sync_all(&self) -> Vec<uml_abi::Errno> {
-        let supers: Vec<_> = self.supers.lock().iter().filter_map(Weak::upgrade).collect();
-        supers.iter().filter_map(|s| s.sb.sync().err()).collect()
+        self.instances().iter().filter_map(|s| s.sb.sync().err()).collect()
     }
 
     pub(crate) fn next_mount_id(&self) -> u64 {

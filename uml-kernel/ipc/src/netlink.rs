@@ -88,9 +88,14 @@ fn protocol(number: i32) -> Result<Arc<dyn Protocol>> {
 
 /// Sockets of one protocol.
 fn sockets(number: i32) -> Vec<Arc<NetlinkSocket>> {
-    let mut v = TABLE.sockets.lock();
-    v.retain(|s| s.strong_count() != 0);
-    v.iter().filter_map(Weak::upgrade).filter(|s| s.protocol == number).collect()
+    let mut all: Vec<_> = {
+        let mut v = TABLE.sockets.lock();
+        v.retain(|s| s.strong_count() != 0);
+        v.iter().filter_map(Weak::upgrade).collect()
+    };
+    // Without the lock: one of another protocol may be the last of its network namespace.
+    all.retain(|s: &Arc<NetlinkSocket>| s.protocol == number);
+    all
 }
 
 /// A socket in a list of them.

@@ -11,7 +11,7 @@ use uml_base::{Mutex, Rank};
 use crate::ctx::Ctx;
 use crate::file::{File, FileOps};
 use crate::kernel::Kernel;
-use crate::ns::Namespace;
+use crate::ns::{Namespace, NsKind};
 use crate::task::Cred;
 use crate::vfs::{Inode, Metadata, Mount, Path, StatFs, SuperBlock, Timespec, anon, now};
 
@@ -149,7 +149,9 @@ impl Inode for NsInode {
 pub struct NsFs {
     dev: crate::vfs::Dev,
     me: Weak<NsFs>,
-    inodes: Mutex<Vec<Weak<NsInode>>>,
+    /// By kind and number: what is not looked for stays untouched, since it may be the last of its namespace, and what ends with
+    /// that takes locks.
+    inodes: Mutex<Vec<((NsKind, u64), Weak<NsInode>)>>,
     mount: Mutex<Weak<Mount>>,
 }
 
@@ -170,15 +172,13 @@ impl NsFs {
             Some(fs) => fs,
             None => unreachable!("called through a reference that keeps it alive"),
         };
+        let key = (ns.kind(), ns.id());
         let mut v = self.inodes.lock();
-        v.retain(|w| w.strong_count() != 0);
-        let found = v
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|i| i.ns.kind() == ns.kind() && i.ns.id() == ns.id());
+        v.retain(|(_, w)| w.strong_count() != 0);
+        let found = v.iter().find(|(k, _)| *k == key).and_then(|(_, w)| w.upgrade());
         found.unwrap_or_else(|| {
             let i = Arc::new(NsInode { fs, ns: ns.clone(), made: now() });
-            v.push(Arc::downgrade(&i));
+            v.push((key, Arc::downgrade(&i)));
             i
         })
     }

@@ -434,21 +434,21 @@ impl Path {
 impl Vfs {
     /// The instance of `sb`, shared with its other mounts.
     pub fn instance(&self, sb: Arc<dyn SuperBlock>) -> Arc<SuperInstance> {
+        let key = Arc::as_ptr(&sb) as *const () as usize;
         let mut v = self.supers.lock();
-        v.retain(|w| w.strong_count() != 0);
-        let key = |s: &Arc<dyn SuperBlock>| Arc::as_ptr(s) as *const () as usize;
-        if let Some(i) = v.iter().filter_map(Weak::upgrade).find(|i| key(&i.sb) == key(&sb)) {
+        v.retain(|(_, w)| w.strong_count() != 0);
+        if let Some(i) = v.iter().find(|(k, _)| *k == key).and_then(|(_, w)| w.upgrade()) {
             return i;
         }
         let root = Dentry::root(sb.root());
         let i = Arc::new(SuperInstance::new(sb, root));
-        v.push(Arc::downgrade(&i));
+        v.push((key, Arc::downgrade(&i)));
         i
     }
 
     /// Every filesystem instance in use (sync(2)).
     pub fn instances(&self) -> Vec<Arc<SuperInstance>> {
-        self.supers.lock().iter().filter_map(Weak::upgrade).collect()
+        self.supers.lock().iter().filter_map(|(_, w)| w.upgrade()).collect()
     }
 
     /// A mount of the whole of `sb` that is not attached anywhere.

@@ -72,7 +72,8 @@ struct MqueueFs {
     ipc: Weak<IpcNs>,
     dev: Dev,
     root: Arc<Root>,
-    inodes: Mutex<Vec<Weak<Node>>>,
+    /// By the address of the queue: nodes that are not looked for stay untouched, since they may be the last of their queue.
+    inodes: Mutex<Vec<(usize, Weak<Node>)>>,
 }
 
 impl MqueueFs {
@@ -81,12 +82,13 @@ impl MqueueFs {
     }
 
     fn node(self: &Arc<Self>, queue: &Arc<Queue>) -> Arc<dyn Inode> {
+        let key = Arc::as_ptr(queue) as usize;
         let mut v = self.inodes.lock();
-        v.retain(|n| n.strong_count() != 0);
-        let held = v.iter().filter_map(Weak::upgrade).find(|n| Arc::ptr_eq(&n.queue, queue));
+        v.retain(|(_, n)| n.strong_count() != 0);
+        let held = v.iter().find(|(k, _)| *k == key).and_then(|(_, n)| n.upgrade());
         held.unwrap_or_else(|| {
             let n = Arc::new(Node { fs: self.clone(), queue: queue.clone() });
-            v.push(Arc::downgrade(&n));
+            v.push((key, Arc::downgrade(&n)));
             n
         })
     }
