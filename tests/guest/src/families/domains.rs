@@ -241,9 +241,9 @@ fn signals() {
                 unsafe { libc::pause() };
             }
         });
-        say("to a child", c!(libc::kill(inner, 0)));
         // It said its line before it pauses.
         await_sleep(inner);
+        say("to a child", c!(libc::kill(inner, 0)));
         say("end of the child", c!(libc::kill(inner, libc::SIGKILL)));
         say("reaped", reap(inner));
         let t = std::thread::spawn(|| c!(libc::kill(getpid(), 0)).to_string());
