@@ -372,3 +372,30 @@ pub fn get(path: &str) -> String {
         Err(e) => errno_name(e.raw_os_error().unwrap_or(0)),
     }
 }
+
+/// The loopback address of a family and its length; it is read as what the family says.
+pub fn loopback(family: i32, port: u16) -> (libc::sockaddr_in6, u32) {
+    let mut a: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    a.sin6_family = family as u16;
+    a.sin6_port = port.to_be();
+    if family == libc::AF_INET6 {
+        a.sin6_addr.s6_addr[15] = 1;
+        (a, 28)
+    } else {
+        // The address of a `sockaddr_in` is where the flow information is.
+        a.sin6_flowinfo = u32::from_ne_bytes([127, 0, 0, 1]);
+        (a, 16)
+    }
+}
+
+/// bind(2) to a port of the loopback address.
+pub fn bind_to(s: i32, family: i32, port: u16) -> R {
+    let (a, len) = loopback(family, port);
+    c!(libc::bind(s, (&raw const a).cast(), len))
+}
+
+/// connect(2) to it.
+pub fn connect_to(s: i32, family: i32, port: u16) -> R {
+    let (a, len) = loopback(family, port);
+    c!(libc::connect(s, (&raw const a).cast(), len))
+}

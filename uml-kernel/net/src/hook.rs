@@ -173,6 +173,11 @@ impl Hooks {
     pub fn filter(&self) -> Option<Arc<dyn Filter>> {
         self.filter.read().clone()
     }
+
+    /// Whether the judge accepts; without one everything passes.
+    fn accept(&self, judge: impl FnOnce(&dyn Filter) -> Verdict) -> bool {
+        self.filter().is_none_or(|f| judge(&*f) == Verdict::Accept)
+    }
 }
 
 impl Stack {
@@ -185,13 +190,8 @@ impl Stack {
         input: Option<&Arc<Interface>>,
         output: Option<&Arc<Interface>>,
     ) -> bool {
-        if !self.hooks.active(hook) {
-            return true;
-        }
-        match self.hooks.filter() {
-            Some(f) => f.judge(cx, hook, p, input, output) == Verdict::Accept,
-            None => true,
-        }
+        let judge = |f: &dyn Filter| f.judge(cx, hook, p, input, output);
+        !self.hooks.active(hook) || self.hooks.accept(judge)
     }
 
     /// Has a frame judged; false when it goes no further.
@@ -203,13 +203,8 @@ impl Stack {
         input: Option<&Arc<Interface>>,
         output: Option<&Arc<Interface>>,
     ) -> bool {
-        if !self.hooks.active_at(place) {
-            return true;
-        }
-        match self.hooks.filter() {
-            Some(f) => f.judge_frame(cx, place, p, input, output) == Verdict::Accept,
-            None => true,
-        }
+        let judge = |f: &dyn Filter| f.judge_frame(cx, place, p, input, output);
+        !self.hooks.active_at(place) || self.hooks.accept(judge)
     }
 
     /// Pieces are put together where packets come in.

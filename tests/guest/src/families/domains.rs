@@ -8,30 +8,6 @@ cases! {
     tcp, tcp_addresses, abstract_sockets, signals, tracing, mounts: root, hidden_and_bound: root,
 }
 
-fn address(family: i32, port: u16) -> (libc::sockaddr_in6, u32) {
-    let mut a: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
-    a.sin6_family = family as u16;
-    a.sin6_port = port.to_be();
-    if family == libc::AF_INET6 {
-        a.sin6_addr.s6_addr[15] = 1;
-        (a, 28)
-    } else {
-        // The address of a `sockaddr_in` is where the flow information is.
-        a.sin6_flowinfo = u32::from_ne_bytes([127, 0, 0, 1]);
-        (a, 16)
-    }
-}
-
-fn bind_to(s: i32, family: i32, port: u16) -> R {
-    let (a, len) = address(family, port);
-    c!(libc::bind(s, (&raw const a).cast(), len))
-}
-
-fn connect_to(s: i32, family: i32, port: u16) -> R {
-    let (a, len) = address(family, port);
-    c!(libc::connect(s, (&raw const a).cast(), len))
-}
-
 fn tcp() {
     let base = 20_000 + (getpid() % 5_000) as u16 * 4;
     let (open_port, closed, both) = (base, base + 1, base + 2);
@@ -109,7 +85,7 @@ fn tcp_addresses() {
                     ("unknown", 77, 28),
                 ] {
                     let s = c!(libc::socket(family, libc::SOCK_STREAM, 0)).fd();
-                    let (mut a, _) = address(of, 1);
+                    let (mut a, _) = loopback(of, 1);
                     let connect = c!(libc::connect(s, (&raw const a).cast(), len));
                     let s = c!(libc::socket(family, libc::SOCK_STREAM, 0)).fd();
                     let bind = c!(libc::bind(s, (&raw const a).cast(), len));

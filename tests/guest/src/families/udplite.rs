@@ -24,29 +24,6 @@ fn get(s: i32, level: i32, name: i32) -> String {
     if r.is_ok() { format!("{v}") } else { r.to_string() }
 }
 
-fn loopback(family: i32, port: u16) -> (libc::sockaddr_in6, u32) {
-    let mut a: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
-    a.sin6_family = family as u16;
-    a.sin6_port = port.to_be();
-    if family == libc::AF_INET6 {
-        a.sin6_addr.s6_addr[15] = 1;
-        (a, 28)
-    } else {
-        a.sin6_flowinfo = u32::from_ne_bytes([127, 0, 0, 1]);
-        (a, 16)
-    }
-}
-
-fn bind(s: i32, family: i32, port: u16) -> R {
-    let (a, len) = loopback(family, port);
-    c!(libc::bind(s, (&raw const a).cast(), len))
-}
-
-fn connect(s: i32, family: i32, port: u16) -> R {
-    let (a, len) = loopback(family, port);
-    c!(libc::connect(s, (&raw const a).cast(), len))
-}
-
 fn port_of(s: i32) -> u16 {
     let (mut a, mut len) = loopback(libc::AF_INET6, 0);
     c!(libc::getsockname(s, (&raw mut a).cast(), &mut len));
@@ -56,8 +33,8 @@ fn port_of(s: i32) -> u16 {
 /// A receiver and a sender that is connected to it.
 fn pair(family: i32) -> (i32, i32) {
     let (r, s) = (lite(family), lite(family));
-    assert!(bind(r, family, 0).is_ok());
-    assert!(connect(s, family, port_of(r)).is_ok());
+    assert!(bind_to(r, family, 0).is_ok());
+    assert!(connect_to(s, family, port_of(r)).is_ok());
     (r, s)
 }
 
@@ -164,13 +141,13 @@ fn refused_coverage() {
 fn ports() {
     for family in FAMILIES {
         let a = lite(family);
-        say("bind", bind(a, family, 0));
+        say("bind", bind_to(a, family, 0));
         let port = port_of(a);
-        say("again", bind(lite(family), family, port));
+        say("again", bind_to(lite(family), family, port));
         let u = c!(libc::socket(family, libc::SOCK_DGRAM, 0)).fd();
-        say("UDP has its own", bind(u, family, port));
+        say("UDP has its own", bind_to(u, family, port));
         let s = lite(family);
-        connect(s, family, port);
+        connect_to(s, family, port);
         write(s, b"x");
         say("which one", format!("{} {}", receive(a), receive(u)));
     }
@@ -180,7 +157,7 @@ fn ports() {
     let any = libc::sockaddr_in6 { sin6_family: libc::AF_INET6 as u16, ..any };
     say("any", c!(libc::bind(r, (&raw const any).cast(), 28)));
     let s = lite(libc::AF_INET);
-    connect(s, libc::AF_INET, port_of(r));
+    connect_to(s, libc::AF_INET, port_of(r));
     set(s, LITE, SEND_CSCOV, 8);
     write(s, b"mapped");
     say("IPv4 to IPv6", receive(r));
@@ -196,7 +173,7 @@ fn listed() {
         [(libc::AF_INET, "udplite", "udp"), (libc::AF_INET6, "udplite6", "udp6")]
     {
         let r = lite(family);
-        bind(r, family, 0);
+        bind_to(r, family, 0);
         let path = format!("/proc/net/{file}");
         let head = |f: &str| {
             std::fs::read_to_string(f).unwrap().lines().next().unwrap_or("").trim_end().to_string()
@@ -261,10 +238,10 @@ fn sum(data: &[u8]) -> u16 {
 /// Datagrams as a raw socket makes them: which are taken.
 fn forged() {
     let r = lite(libc::AF_INET);
-    bind(r, libc::AF_INET, 0);
+    bind_to(r, libc::AF_INET, 0);
     let port = port_of(r);
     let raw = c!(libc::socket(libc::AF_INET, libc::SOCK_RAW, LITE)).fd();
-    connect(raw, libc::AF_INET, 0);
+    connect_to(raw, libc::AF_INET, 0);
     let data = b"covered and not covered";
     let counts = || {
         let text = std::fs::read_to_string("/proc/net/snmp").unwrap();

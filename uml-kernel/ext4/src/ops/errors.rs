@@ -24,7 +24,7 @@ pub struct ErrorRecord {
     pub func: Vec<u8>,
     /// A line of Linux' source.
     pub line: u32,
-    /// Kind of error, numbered as on Linux (1: EIO, 5: EFSCORRUPTED...).
+    /// Kind of error, numbered as on Linux (2: EIO, 5: EFSCORRUPTED...).
     pub code: u8,
 }
 
